@@ -1,0 +1,39 @@
+// Package model holds the nouns of GateControl: what they are made of, which
+// values they may take, and the pure rules that follow from that. It imports
+// nothing of ours, does no I/O and keeps no state, so every other package may
+// import it.
+//
+// # Glossary
+//
+// The same word is used in code, API, interface and documentation.
+//
+//   - peer: a WireGuard device that may join the tunnel, known by its public key.
+//   - tunnel address: the IPv4 address of a peer inside the tunnel subnet; that of
+//     this server is the gateway address.
+//   - allowed IPs: prefixes whose packets belong to a peer, in both directions
+//     (WireGuard paper, section 2, "cryptokey routing").
+//   - endpoint: the outer UDP address at which a peer was last heard.
+//   - handshake: the key exchange of WireGuard; a peer is online while its last one
+//     is younger than 180 seconds.
+//   - keepalive: seconds between empty packets that keep a NAT mapping open, 0 is off.
+//   - preshared key: 32 secret bytes mixed into the handshake.
+//   - hub: what carries a packet between peers, this server and the internet.
+//   - exit: the way out to the internet for packets of peers.
+//   - route: a published service: a domain (type http) or a port (type l4) and the
+//     target behind it.
+//   - target: what an administrator picks: a peer and a port, or an address and a port.
+//   - upstream: what the proxy dials for a target.
+//   - listener: an open port of ours.
+//   - zone, record, forwarder: the internal DNS domain, one name in it, and who answers
+//     everything else (RFC 9499).
+//   - flow: one TCP connection or UDP association through l4 or the exit.
+//   - session: a signed-in person; token: a credential of a program.
+//   - actor: who asks: a session's user, a token, or the server itself.
+//   - event: one line of the activity log.
+//   - intent: what administrators asked for, as stored; revision: its version.
+//   - plan: intent compiled for the planes; plane: one of netstack, dns, l4 and proxy.
+//   - condition: a lasting state that a person should know of.
+//
+// Times are UTC. Durations are time.Duration, sizes are bytes, addresses are
+// net/netip values.
+package model
