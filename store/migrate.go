@@ -1,0 +1,62 @@
+package store
+
+import (
+	"fmt"
+
+	"go.etcd.io/bbolt"
+
+	"gatecontrol/model"
+)
+
+// preMigration is added to the name of a file for the copy that is made before
+// its schema changes.
+const preMigration = ".before-upgrade"
+
+// step brings a file from one schema to the next. Steps are never edited once
+// released; testdata holds a file of every released schema.
+type step func(*bbolt.Tx) error
+
+// The schema of a file is the number of steps that it has been through.
+var (
+	intentSteps  = []step{createIntent}
+	historySteps = []step{createHistory}
+)
+
+// SchemaVersion is the schema of the intent file that this program writes.
+func SchemaVersion() int { return len(intentSteps) }
+
+func (db *DB) migrate() error {
+	if err := db.migrateFile(db.intent, intentSteps); err != nil {
+		return err
+	}
+	return db.migrateFile(db.history, historySteps)
+}
+
+// migrateFile takes the missing steps in one transaction, so that an
+// interrupted upgrade starts over, after a copy of what was there.
+func (db *DB) migrateFile(b *bbolt.DB, steps []step) error {
+	var have int
+	if err := view(b, func(tx *Tx) error { have = int(tx.metaNumber(schemaKey)); return nil }); err != nil {
+		return err
+	}
+	switch {
+	case have > len(steps):
+		return model.Failure(model.KindUnavailable, "%s was written by a newer version (schema %d, this one knows %d); run that version", b.Path(), have, len(steps))
+	case have == len(steps):
+		return nil
+	case have > 0:
+		if err := copyFile(b, b.Path()+preMigration); err != nil {
+			return err
+		}
+		db.log.Info("upgrading the store", "file", b.Path(), "from", have, "to", len(steps), "copy", b.Path()+preMigration)
+	}
+	err := b.Update(func(btx *bbolt.Tx) error {
+		for n := have; n < len(steps); n++ {
+			if err := steps[n](btx); err != nil {
+				return fmt.Errorf("upgrade of %s to schema %d: %w", b.Path(), n+1, err)
+			}
+		}
+		return (&Tx{b: btx}).setMetaNumber(schemaKey, uint64(len(steps)))
+	})
+	return writeError(err)
+}
