@@ -12,7 +12,8 @@ import (
 // Field is one member of a request object. It tells absent from null from a
 // value, which partial updates need, and reads the spellings that existing
 // clients send: 0, 1, "0", "1", "true" and "false" for flags, numeric strings
-// for numbers, numbers for texts.
+// for numbers, numbers for texts. An empty text for a number, which a form sends
+// for an empty field, is null.
 type Field[T string | bool | int64 | []int64] struct {
 	Set   bool // the member was there
 	Null  bool // and was null
@@ -44,7 +45,9 @@ func (f *Field[T]) UnmarshalJSON(b []byte) error {
 	case *bool:
 		*p, err = lenientBool(b)
 	case *int64:
-		*p, err = lenientInt(b)
+		if f.Null = blank(b); !f.Null {
+			*p, err = lenientInt(b)
+		}
 	case *[]int64:
 		*p, err = lenientInts(b)
 	}
@@ -79,6 +82,11 @@ func lenientBool(b []byte) (bool, error) {
 		return false, nil
 	}
 	return false, fmt.Errorf("must be true or false")
+}
+
+// blank reports whether b is a JSON text of nothing but spaces.
+func blank(b []byte) bool {
+	return len(b) > 1 && b[0] == '"' && len(bytes.TrimSpace(b[1:len(b)-1])) == 0
 }
 
 func lenientInt(b []byte) (int64, error) {

@@ -87,7 +87,7 @@ func ParsePrivateKey(s string) (PrivateKey, error) {
 
 func parseKey(s string) (k [32]byte, err error) {
 	b, err := base64.StdEncoding.Strict().DecodeString(s)
-	if err != nil || len(b) != len(k) {
+	if err != nil || len(s) != base64.StdEncoding.EncodedLen(len(k)) || len(b) != len(k) { // the decoder skips line breaks
 		return k, fmt.Errorf("not a key: 44 base64 characters are expected")
 	}
 	copy(k[:], b)

@@ -27,8 +27,6 @@ type PeerCounters struct {
 	ID            PeerID    `json:"id"`
 	TotalRx       uint64    `json:"total_rx"` // bytes received from the peer
 	TotalTx       uint64    `json:"total_tx"` // bytes sent to the peer
-	LastRx        uint64    `json:"last_rx"`  // device counters when last read
-	LastTx        uint64    `json:"last_tx"`
 	LastHandshake time.Time `json:"last_handshake"`
 }
 

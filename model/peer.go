@@ -41,6 +41,7 @@ type Peer struct {
 	Description *string  `json:"description,omitempty"`
 	Type        PeerType `json:"type"`
 	Enabled     bool     `json:"enabled"`
+	User        UserID   `json:"user,omitempty"` // whose device it is, 0: nobody's
 
 	PublicKey    PublicKey `json:"public_key"`
 	PrivateKey   Sealed    `json:"private_key,omitempty"` // empty: the key never left its device
@@ -162,12 +163,14 @@ func ParseDNSList(field, s string) ([]netip.Addr, error) {
 // ParseExpiry reads a point in time: RFC 3339, the same without a zone (UTC),
 // or a bare date, which means the end of that day in UTC.
 func ParseExpiry(field, s string) (time.Time, error) {
+	s = strings.TrimSpace(s)
 	if t, err := time.Parse(time.DateOnly, s); err == nil {
 		return t.Add(24*time.Hour - time.Second), nil
 	}
 	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", time.DateTime, "2006-01-02T15:04", "2006-01-02 15:04"} {
-		if t, err := time.Parse(layout, s); err == nil {
-			return t.UTC(), nil
+		t, err := time.Parse(layout, s)
+		if t = t.UTC(); err == nil && t.Year() >= 1 && t.Year() <= 9999 { // a zone can lead out of what RFC 3339 can write
+			return t, nil
 		}
 	}
 	return time.Time{}, Invalid(field, "must be a date or a time such as 2026-12-31 or 2026-12-31T23:59:59Z")

@@ -175,6 +175,20 @@ func (db *DB) Update(ctx context.Context, f func(*Tx) error) error {
 	return nil
 }
 
+// Apply asks what SetPrepare gave for the state as it is stored, as at start and
+// after a plane lost something. Changes is empty then. No writer runs meanwhile.
+func (db *DB) Apply(ctx context.Context) error {
+	db.writer.Lock()
+	defer db.writer.Unlock()
+	return db.View(func(tx *Tx) error {
+		pending, err := db.prepare(ctx, tx)
+		if err == nil {
+			pending.Commit()
+		}
+		return err
+	})
+}
+
 // UpdateHistory runs f in the one write transaction of the history file.
 func (db *DB) UpdateHistory(f func(*Tx) error) error {
 	btx, err := db.history.Begin(true)

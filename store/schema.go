@@ -1,8 +1,10 @@
 package store
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"go.etcd.io/bbolt"
 
@@ -18,6 +20,8 @@ import (
 //	public_key  unique, base64
 //	address     unique, tunnel address
 //	hostname    unique, lower case; only peers that have one
+//	user        those of one user
+//	expiry      enabled peers that expire, in the order of time (ExpiryKey)
 var Peers = Table[model.PeerID, model.Peer]{
 	name: "peers", class: Intent,
 	key: func(p *model.Peer) *model.PeerID { return &p.ID },
@@ -26,13 +30,31 @@ var Peers = Table[model.PeerID, model.Peer]{
 		{Name: "public_key", Unique: true, Keys: func(p *model.Peer) []string { return []string{p.PublicKey.String()} }},
 		{Name: "address", Unique: true, Keys: func(p *model.Peer) []string { return []string{p.Address().String()} }},
 		{Name: "hostname", Unique: true, Keys: func(p *model.Peer) []string { return some(p.Hostname) }},
+		{Name: "user", Keys: func(p *model.Peer) []string { return someID(int64(p.User)) }},
+		{Name: "expiry", Keys: func(p *model.Peer) []string {
+			if !p.Enabled || p.ExpiresAt == nil {
+				return nil
+			}
+			return []string{ExpiryKey(*p.ExpiresAt)}
+		}},
 	},
 }
+
+// expiryLayout has a fixed width, so that texts sort as times.
+const expiryLayout = "2006-01-02T15:04:05.000000000Z"
+
+// ExpiryKey is the key under which the expiry index of Peers holds t.
+func ExpiryKey(t time.Time) string { return t.UTC().Format(expiryLayout) }
+
+// ExpiryTime is the inverse of ExpiryKey.
+func ExpiryTime(key string) (time.Time, error) { return time.Parse(expiryLayout, key) }
 
 // Routes are keyed by number.
 //
 //	domain  unique among routes of type http
 //	peer    routes whose target is that peer
+//	order   type/domain, the order in which they are listed
+//	listen  network/ports of enabled port routes, in the order of ports (ListenKey)
 var Routes = Table[model.RouteID, model.Route]{
 	name: "routes", class: Intent,
 	key: func(r *model.Route) *model.RouteID { return &r.ID },
@@ -44,12 +66,34 @@ var Routes = Table[model.RouteID, model.Route]{
 			return some(r.Domain)
 		}},
 		{Name: "peer", Keys: func(r *model.Route) []string {
-			if r.Target.Peer == 0 {
+			return someID(int64(r.Target.Peer))
+		}},
+		{Name: "order", Keys: func(r *model.Route) []string { return []string{string(r.Type) + "/" + r.Domain} }},
+		{Name: "listen", Keys: func(r *model.Route) []string {
+			if !r.Enabled || r.L4 == nil {
 				return nil
 			}
-			return []string{r.Target.Peer.String()}
+			return []string{ListenKey(r.L4.Network, r.L4.Ports)}
 		}},
 	},
+}
+
+// ListenKey is the key under which the listen index of Routes holds the ports
+// of a route.
+func ListenKey(network string, r model.PortRange) string {
+	return fmt.Sprintf("%s/%05d-%05d", network, r.First, r.Last)
+}
+
+// ListenPorts is the inverse of ListenKey.
+func ListenPorts(key string) (network string, r model.PortRange, err error) {
+	network, ports, _ := strings.Cut(key, "/")
+	first, last, _ := strings.Cut(ports, "-")
+	a, err := strconv.ParseUint(first, 10, 16)
+	if err != nil {
+		return "", r, err
+	}
+	b, err := strconv.ParseUint(last, 10, 16)
+	return network, model.PortRange{First: uint16(a), Last: uint16(b)}, err
 }
 
 // Users are keyed by number; name is their user name in lower case, unique.
@@ -70,13 +114,28 @@ var Sessions = Table[model.SessionID, model.Session]{
 	},
 }
 
-// Tokens are keyed by number; hash is unique.
+// Tokens are keyed by number; hash is unique, peer finds those of one peer.
 var Tokens = Table[model.TokenID, model.Token]{
 	name: "tokens", class: Runtime,
 	key: func(t *model.Token) *model.TokenID { return &t.ID },
 	indexes: []Index[model.Token]{
 		{Name: "hash", Unique: true, Keys: func(t *model.Token) []string { return []string{t.Hash} }},
+		{Name: "peer", Keys: func(t *model.Token) []string { return someID(int64(t.Peer)) }},
 	},
+}
+
+// LoginFailures are the failed sign-ins that still count against one account or
+// one browser.
+type LoginFailures struct {
+	Key string      `json:"key"`
+	At  []time.Time `json:"at"`
+}
+
+// Lockouts are keyed by what a failed sign-in counts against, as accounts spells
+// it.
+var Lockouts = Table[string, LoginFailures]{
+	name: "lockouts", class: Runtime,
+	key: func(f *LoginFailures) *string { return &f.Key },
 }
 
 // Setting is one key of the settings and its value.
@@ -128,7 +187,7 @@ var Traffic = Series[model.TrafficSample]{name: "traffic"}
 
 // buckets of each file, as the newest schema has them.
 func createIntent(tx *bbolt.Tx) error {
-	return create(tx, &Peers, &Routes, &Users, &Sessions, &Tokens, &Settings, &Secrets, &Counters, &Outbox)
+	return create(tx, &Peers, &Routes, &Users, &Sessions, &Tokens, &Lockouts, &Settings, &Secrets, &Counters, &Outbox)
 }
 
 func createHistory(tx *bbolt.Tx) error { return create(tx, &Activity, &Traffic) }
@@ -140,6 +199,14 @@ func create(tx *bbolt.Tx, list ...interface{ create(*bbolt.Tx) error }) error {
 		}
 	}
 	return nil
+}
+
+// someID gives the index key of a reference, none for 0.
+func someID(id int64) []string {
+	if id == 0 {
+		return nil
+	}
+	return []string{strconv.FormatInt(id, 10)}
 }
 
 func some(s string) []string {

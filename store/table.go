@@ -36,7 +36,7 @@ type Table[K Key, V any] struct {
 
 // Index finds records by something else than their key. Keys returns the index
 // keys of a record: none, one or several. In a unique index no two records
-// share a key.
+// share a key. An index key must not hold a zero byte.
 type Index[V any] struct {
 	Name   string
 	Unique bool

@@ -1,0 +1,329 @@
+// Package app is the composition root as a library: it opens the store, wires
+// the planes to the services, starts everything in order and stops it in
+// reverse. The command and the whole-program tests start the same thing.
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"gatecontrol/api"
+	"gatecontrol/control/accounts"
+	"gatecontrol/control/events"
+	"gatecontrol/control/peers"
+	"gatecontrol/control/reconcile"
+	"gatecontrol/control/routes"
+	"gatecontrol/dns"
+	"gatecontrol/l4"
+	"gatecontrol/model"
+	"gatecontrol/netstack"
+	"gatecontrol/proxy"
+	"gatecontrol/store"
+	"gatecontrol/telemetry"
+)
+
+// socketFile is the socket of the local commands, in the data directory.
+const socketFile = "gatecontrol.sock"
+
+// App is one gateway. It runs once.
+type App struct {
+	settings *settings
+	log      *slog.Logger
+	version  string
+	now      func() time.Time
+	ready    chan struct{}
+	started  time.Time
+
+	db         *store.DB
+	tunnel     *netstack.Device
+	resolver   *dns.Server // nil: off
+	forwarder  *l4.Server
+	proxy      *proxy.Server
+	authority  *proxy.Authority
+	reconciler *reconcile.Reconciler
+	traffic    *telemetry.Traffic
+	activity   *events.Log
+	accounts   *accounts.Service
+	peers      *peers.Service
+	routes     *routes.Service
+	api        *api.Server
+
+	web       listeners
+	generated model.Secret // the administrator's password, if it was made up now
+
+	cleanup []func() // run in reverse at the end
+	loops   sync.WaitGroup
+	failed  chan error
+}
+
+// listeners are the ports of this host.
+type listeners struct {
+	http, https, admin net.Listener
+	local              net.Listener // nil where the path does not allow one
+	pipe               *pipeListener
+}
+
+// New checks the options; nothing is opened yet. An impossible setting is an
+// error that names its variable.
+func New(o Options, log *slog.Logger, version string) (*App, error) {
+	s, err := o.check()
+	if err != nil {
+		return nil, err
+	}
+	return &App{
+		settings: s, log: log, version: version, now: time.Now,
+		ready: make(chan struct{}), failed: make(chan error, 16),
+	}, nil
+}
+
+// Ready is closed once everything serves.
+func (a *App) Ready() <-chan struct{} { return a.ready }
+
+// Run opens, starts and serves until ctx ends, then lets requests in flight
+// finish. It returns nil after an orderly end.
+func (a *App) Run(ctx context.Context) error {
+	err := a.start(ctx)
+	if err == nil {
+		a.log.Info("serving", "version", a.version,
+			"http", a.web.http.Addr(), "https", a.web.https.Addr(), "admin", a.web.admin.Addr(),
+			"wireguard", a.tunnel.Status().ListenPort)
+		close(a.ready)
+		select {
+		case <-ctx.Done():
+			a.log.Info("stopping", "grace", a.settings.ShutdownTimeout.Duration())
+		case err = <-a.failed:
+			a.log.Error("a part failed; stopping", "err", err)
+		}
+	}
+	for i := len(a.cleanup) - 1; i >= 0; i-- {
+		a.cleanup[i]()
+	}
+	return err
+}
+
+// start brings the parts up in the order in which they need each other; what
+// it adds to cleanup undoes that.
+func (a *App) start(ctx context.Context) error {
+	for _, step := range []func(context.Context) error{
+		a.openStore, a.startTunnel, a.openPorts, a.buildPlanes, a.buildServices, a.applyIntent, a.serve,
+	} {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *App) openStore(context.Context) error {
+	db, err := openStore(a.settings, a.log)
+	if err != nil {
+		return err
+	}
+	a.db = db
+	a.onStop("store", db.Close)
+	return nil
+}
+
+func openStore(s *settings, log *slog.Logger) (*store.DB, error) {
+	var sealer *store.Sealer
+	var err error
+	if s.EncryptionKey != "" {
+		sealer, err = store.NewSealer(s.EncryptionKey)
+	} else {
+		sealer, err = store.LoadSealer(s.DataDir, log)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return store.Open(store.Options{Dir: s.DataDir, Sealer: sealer, Log: log.With("part", "store")})
+}
+
+func (a *App) startTunnel(ctx context.Context) error {
+	s := a.settings
+	key, err := serverKey(ctx, a.db, s.wgKey)
+	if err != nil {
+		return fmt.Errorf("the key of this server: %w", err)
+	}
+	if a.authority, err = loadAuthority(ctx, a.db, s.DataDir); err != nil {
+		return fmt.Errorf("the certificate authority of this server: %w", err)
+	}
+	a.tunnel, err = netstack.New(netstack.Options{
+		Log: a.log.With("part", "netstack"), PrivateKey: key, ListenPort: s.WGPort,
+		Addr: s.WGGateway, Subnet: s.WGSubnet, MTU: s.WGMTU, PublicAddrs: s.publicAddrs(),
+	})
+	if err != nil {
+		return err
+	}
+	a.onStop("netstack", a.tunnel.Close)
+	return a.tunnel.Start()
+}
+
+func (a *App) openPorts(context.Context) (err error) {
+	s := a.settings
+	w := &a.web
+	if w.http, err = listenWeb(a.log, "GC_HTTP_LISTEN", s.HTTPListen, ":80", fallbackHTTP); err != nil {
+		return err
+	}
+	a.onStop("", w.http.Close)
+	if w.https, err = listenWeb(a.log, "GC_HTTPS_LISTEN", s.HTTPSListen, ":443", fallbackHTTPS); err != nil {
+		return err
+	}
+	a.onStop("", w.https.Close)
+	if w.admin, err = listen("GC_HOST and GC_PORT", net.JoinHostPort(s.Host, strconv.Itoa(int(s.Port)))); err != nil {
+		return err
+	}
+	a.onStop("", w.admin.Close)
+	if w.local, err = listenLocal(filepath.Join(s.DataDir, socketFile)); err != nil {
+		a.log.Warn("local commands will need the server to be stopped", "err", err)
+	} else {
+		a.onStop("", w.local.Close)
+	}
+	w.pipe = newPipeListener()
+	a.onStop("", w.pipe.Close)
+	return nil
+}
+
+func (a *App) buildPlanes(context.Context) (err error) {
+	s := a.settings
+	ports := a.ownPorts()
+	dial := newDialer(a.tunnel, ports).dial
+	if a.proxy, err = proxy.New(proxy.Options{
+		Log: a.log.With("part", "proxy"), Dial: dial, DialAdmin: a.web.pipe.dial,
+		Authority: a.authority, HTTPSPort: portOf(a.web.https),
+	}); err != nil {
+		return err
+	}
+	a.onStop("proxy", a.proxy.Close)
+	if a.forwarder, err = l4.New(l4.Options{
+		Log: a.log.With("part", "l4"), Dial: dial, Binds: []l4.Bind{
+			{Name: "host", Listen: listenHost, ListenPacket: listenHostPacket},
+			{Name: "tunnel", Listen: a.tunnel.Listen, ListenPacket: a.tunnel.ListenPacket},
+		},
+	}); err != nil {
+		return err
+	}
+	a.onStop("l4", a.forwarder.Close)
+	if s.DNSEnabled {
+		if a.resolver, err = dns.New(dns.Options{
+			Log: a.log.With("part", "dns"), Zone: s.DNSDomain, Upstreams: s.DNSUpstreams,
+		}); err != nil {
+			return err
+		}
+		a.onStop("dns", a.resolver.Close)
+	}
+	return nil
+}
+
+// ownPorts are the TCP and UDP ports of this host that this process serves.
+func (a *App) ownPorts() []uint16 {
+	ports := []uint16{portOf(a.web.http), portOf(a.web.https), portOf(a.web.admin), a.tunnel.Status().ListenPort}
+	return ports
+}
+
+func (a *App) buildServices(ctx context.Context) (err error) {
+	s := a.settings
+	tunnel := a.tunnel.Status()
+	a.activity = events.NewLog(a.db, a.log.With("part", "activity"))
+	a.accounts = accounts.New(accounts.Options{
+		DB: a.db, Log: a.log.With("part", "accounts"), Now: a.now, SessionMaxAge: s.SessionMaxAge.Duration(),
+	})
+	a.peers = peers.New(peers.Options{
+		DB: a.db, Now: a.now, Status: a.peerStatus,
+		Tunnel: peers.Tunnel{
+			Subnet: s.WGSubnet, Gateway: s.WGGateway, Endpoint: s.endpoint(tunnel.ListenPort), BaseURL: s.BaseURL,
+			ServerKey: tunnel.PublicKey, DNS: s.dns, AllowedIPs: s.allowedIPs, Keepalive: s.WGKeepalive, MTU: s.WGMTU,
+		},
+	})
+	a.routes = routes.New(routes.Options{
+		DB: a.db, Now: a.now, Status: a.peerStatus,
+		Blocked: s.blockedPorts(a.ownPorts()...), MaxRange: s.L4MaxPortRange,
+	})
+	a.traffic = telemetry.NewTraffic(telemetry.TrafficOptions{
+		DB: a.db, Log: a.log.With("part", "traffic"), Now: a.now, Interval: s.TrafficInterval.Duration(),
+		Status: func() []model.PeerStatus { return a.tunnel.Status().Peers },
+	})
+	a.generated, err = a.accounts.EnsureAdmin(ctx, s.AdminUser, s.AdminPassword.Reveal())
+	return err
+}
+
+// peerStatus is the live tunnel by public key.
+func (a *App) peerStatus() map[model.PublicKey]model.PeerStatus {
+	list := a.tunnel.Status().Peers
+	m := make(map[model.PublicKey]model.PeerStatus, len(list))
+	for _, p := range list {
+		m[p.PublicKey] = p
+	}
+	return m
+}
+
+func (a *App) applyIntent(ctx context.Context) error {
+	s := a.settings
+	a.reconciler = reconcile.New(reconcile.Options{
+		DB: a.db, Log: a.log.With("part", "reconcile"), Now: a.now,
+		Facts: reconcile.Facts{
+			Gateway: s.WGGateway, AdminHosts: s.adminHosts, TrustedProxies: s.TrustedProxies,
+			Exit: s.Exit, ExitPrivate: s.ExitPrivate,
+		},
+		Netstack: a.tunnel, DNS: a.resolver, L4: a.forwarder, Proxy: a.proxy,
+	})
+	return a.reconciler.Apply(ctx)
+}
+
+// onStop adds something to undo. Its error is logged under name, unless that is
+// empty.
+func (a *App) onStop(name string, stop func() error) {
+	a.cleanup = append(a.cleanup, func() {
+		if err := stop(); err != nil && name != "" && !errors.Is(err, net.ErrClosed) {
+			a.log.Warn("stopping a part", "part", name, "err", err)
+		}
+	})
+}
+
+// Greeting is what a person wants to know after the start. It holds the
+// password if that was made up now, and is the only place that does.
+func (a *App) Greeting() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "\nGateControl is up.\n\n  Administration  http://%s\n  User            %s\n", a.adminAddr(), a.settings.AdminUser)
+	if a.generated != "" {
+		fmt.Fprintf(&b, "  Password        %s   (shown once; change it at the first login)\n", a.generated.Reveal())
+	}
+	fmt.Fprintf(&b, "  Web ports       %s and %s\n  WireGuard       UDP %d\n  Trust           %s\n\n",
+		a.web.http.Addr(), a.web.https.Addr(), a.tunnel.Status().ListenPort, filepath.Join(a.settings.DataDir, caFile))
+	return b.String()
+}
+
+func (a *App) adminAddr() string {
+	host, port, err := net.SplitHostPort(a.web.admin.Addr().String())
+	if err != nil {
+		return a.web.admin.Addr().String()
+	}
+	if ip := net.ParseIP(host); ip != nil && (ip.IsLoopback() || ip.IsUnspecified()) {
+		host = "localhost"
+	}
+	return net.JoinHostPort(host, port)
+}
+
+// Addrs are where an App listens on this host.
+type Addrs struct {
+	HTTP, HTTPS, Admin string // host:port
+	WireGuard          uint16 // UDP port
+}
+
+// Addrs returns the open ports. It must be called after Ready.
+func (a *App) Addrs() Addrs {
+	return Addrs{
+		HTTP: a.web.http.Addr().String(), HTTPS: a.web.https.Addr().String(), Admin: a.web.admin.Addr().String(),
+		WireGuard: a.tunnel.Status().ListenPort,
+	}
+}

@@ -1,0 +1,100 @@
+package app
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"path/filepath"
+
+	"gatecontrol/model"
+	"gatecontrol/proxy"
+	"gatecontrol/store"
+)
+
+// Names of the server's own secrets in the store.
+const (
+	secretWG = "wireguard"
+	secretCA = "authority"
+)
+
+// caFile is the certificate of our authority, for people to trust.
+const caFile = "ca.pem"
+
+// serverKey returns the WireGuard key of this server: the one that the settings
+// bring, the stored one, or a fresh one. What it returns is in the store.
+func serverKey(ctx context.Context, db *store.DB, brought model.PrivateKey) (model.PrivateKey, error) {
+	var key model.PrivateKey
+	err := db.Update(ctx, func(tx *store.Tx) error {
+		stored, err := openSecret(db, tx, secretWG)
+		if err != nil {
+			return err
+		}
+		if len(stored) > 0 {
+			if key, err = model.ParsePrivateKey(string(stored)); err != nil {
+				return err
+			}
+		}
+		switch {
+		case !brought.IsZero() && brought != key:
+			key = brought
+		case key.IsZero():
+			key = model.NewPrivateKey()
+		default:
+			return nil
+		}
+		return putSecret(db, tx, secretWG, []byte(key.Base64()))
+	})
+	return key, err
+}
+
+// authorityPEM is how the key of our certificate authority is kept.
+type authorityPEM struct {
+	Cert []byte `json:"cert"`
+	Key  []byte `json:"key"`
+}
+
+// loadAuthority returns our certificate authority, made at the first start, and
+// leaves its certificate beside the store.
+func loadAuthority(ctx context.Context, db *store.DB, dir string) (*proxy.Authority, error) {
+	var kept authorityPEM
+	err := db.Update(ctx, func(tx *store.Tx) error {
+		raw, err := openSecret(db, tx, secretCA)
+		if err != nil {
+			return err
+		}
+		if len(raw) > 0 {
+			return json.Unmarshal(raw, &kept)
+		}
+		if kept.Cert, kept.Key, err = proxy.NewAuthority(); err != nil {
+			return err
+		}
+		if raw, err = json.Marshal(kept); err != nil {
+			return err
+		}
+		return putSecret(db, tx, secretCA, raw)
+	})
+	if err != nil {
+		return nil, err
+	}
+	ca, err := proxy.LoadAuthority(kept.Cert, kept.Key)
+	if err != nil {
+		return nil, err
+	}
+	return ca, store.WriteFile(filepath.Join(dir, caFile), func(w io.Writer) error {
+		_, err := io.Copy(w, bytes.NewReader(kept.Cert))
+		return err
+	})
+}
+
+func openSecret(db *store.DB, tx *store.Tx, name string) ([]byte, error) {
+	blob, err := store.Secrets.Get(tx, name)
+	if err != nil || blob == nil {
+		return nil, err
+	}
+	return db.Sealer().Open(blob.Sealed)
+}
+
+func putSecret(db *store.DB, tx *store.Tx, name string, plain []byte) error {
+	return store.Secrets.Put(tx, &store.SealedBlob{Name: name, Sealed: db.Sealer().Seal(plain)})
+}

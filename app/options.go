@@ -1,0 +1,182 @@
+package app
+
+import (
+	"net"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"gatecontrol/model"
+)
+
+// Options are everything that is decided before the store is open. Names and
+// defaults of the variables are GateControl's, so that an existing environment
+// file works; each is also a flag, and GC_X_FILE names a file that holds the
+// value of GC_X.
+type Options struct {
+	DataDir  string `name:"data-dir" env:"GC_DATA_DIR,GC_DATA_PATH" default:"./data" help:"Directory for everything that is kept."`
+	LogLevel string `name:"log-level" env:"GC_LOG_LEVEL" default:"info" enum:"silent,fatal,error,warn,info,debug,trace" help:"Least severity to log: ${enum}."`
+
+	Host        string `name:"host" env:"GC_HOST" default:"127.0.0.1" help:"Address of the plain admin port."`
+	Port        uint16 `name:"port" env:"GC_PORT" default:"3000" help:"The plain admin port."`
+	BaseURL     string `name:"base-url" env:"GC_BASE_URL" default:"http://localhost:3000" help:"Where people and clients reach the administration."`
+	HTTPListen  string `name:"http-listen" env:"GC_HTTP_LISTEN" placeholder:":80" help:"Plain web port; :8080 where binding :80 is not permitted."`
+	HTTPSListen string `name:"https-listen" env:"GC_HTTPS_LISTEN" placeholder:":443" help:"TLS web port; :8443 where binding :443 is not permitted."`
+	TLSIssuer   string `name:"tls-issuer" env:"GC_TLS_ISSUER" default:"auto" enum:"auto,internal" help:"Who issues certificates: ${enum}."`
+
+	TrustedProxies []netip.Prefix `name:"trusted-proxies" env:"GC_TRUSTED_PROXIES" help:"Networks whose X-Forwarded headers are believed."`
+
+	AdminUser      string       `name:"admin-user" env:"GC_ADMIN_USER" default:"admin" help:"Administrator made at the first start."`
+	AdminPassword  model.Secret `name:"admin-password" env:"GC_ADMIN_PASSWORD" help:"Password for it; without one, one is made up and printed once."`
+	EncryptionKey  model.Secret `name:"encryption-key" env:"GC_ENCRYPTION_KEY" help:"64 hex characters that seal secrets; without them, a key file is kept in the data directory."`
+	SessionMaxAge  Millis       `name:"session-max-age" env:"GC_SESSION_MAX_AGE" default:"86400000" help:"Milliseconds until an idle login ends."`
+	RateLimitLogin int          `name:"rate-limit-login" env:"GC_RATE_LIMIT_LOGIN" default:"10" help:"Logins from one address in 15 minutes."`
+	RateLimitAPI   int          `name:"rate-limit-api" env:"GC_RATE_LIMIT_API" default:"1000" help:"API requests of one login or token in 15 minutes."`
+
+	WGHost       string       `name:"wg-host" env:"GC_WG_HOST" default:"gate.example.com" help:"Name or address under which peers reach this server."`
+	WGPort       uint16       `name:"wg-port" env:"GC_WG_PORT" default:"51820" help:"UDP port of WireGuard."`
+	WGSubnet     netip.Prefix `name:"wg-subnet" env:"GC_WG_SUBNET" default:"10.8.0.0/24" help:"IPv4 network of the tunnel."`
+	WGGateway    netip.Addr   `name:"wg-gateway-ip" env:"GC_WG_GATEWAY_IP" default:"10.8.0.1" help:"This server's address in it."`
+	WGDNS        string       `name:"wg-dns" env:"GC_WG_DNS" placeholder:"the gateway address" help:"Resolvers written into client configs."`
+	WGAllowedIPs string       `name:"wg-allowed-ips" env:"GC_WG_ALLOWED_IPS" default:"0.0.0.0/0" help:"AllowedIPs written into client configs."`
+	WGKeepalive  uint16       `name:"wg-persistent-keepalive" env:"GC_WG_PERSISTENT_KEEPALIVE" default:"25" help:"Keepalive seconds of new peers, 0 is off."`
+	WGMTU        int          `name:"wg-mtu" env:"GC_WG_MTU" default:"1420" help:"MTU inside the tunnel."`
+	WGPrivateKey model.Secret `name:"wg-private-key" env:"GC_WG_PRIVATE_KEY" help:"Brings an existing server key."`
+
+	DNSEnabled   bool           `name:"dns" env:"GC_DNS_ENABLED" default:"true" negatable:"" help:"Resolve names inside the tunnel."`
+	DNSDomain    string         `name:"dns-domain" env:"GC_DNS_DOMAIN" default:"gc.internal" help:"Zone of the names of peers."`
+	DNSUpstreams []string       `name:"dns-upstreams" env:"GC_DNS_UPSTREAMS,GC_DNSMASQ_UPSTREAMS" default:"1.1.1.1,8.8.8.8" help:"Who answers other names: address, tls://host or https://host/path."`
+	Exit         bool           `name:"exit" env:"GC_EXIT" default:"true" negatable:"" help:"Let peers reach the internet through this server."`
+	ExitPrivate  []netip.Prefix `name:"exit-private-networks" env:"GC_EXIT_PRIVATE_NETWORKS" help:"Private networks that peers may reach through this server."`
+
+	L4BlockedPorts []uint16 `name:"l4-blocked-ports" env:"GC_L4_BLOCKED_PORTS" default:"22,53,80,443,2019,3000,51820" help:"Ports that port routes cannot take."`
+	L4MaxPortRange int      `name:"l4-max-port-range" env:"GC_L4_MAX_PORT_RANGE" default:"100" help:"Most ports of one port route."`
+
+	TrafficInterval Millis `name:"traffic-interval" env:"GC_TRAFFIC_INTERVAL" default:"60000" help:"Milliseconds between traffic samples."`
+	ShutdownTimeout Millis `name:"shutdown-timeout" env:"GC_SHUTDOWN_TIMEOUT" default:"30000" help:"Milliseconds for requests in flight at the end."`
+}
+
+// Millis is a number of milliseconds, as GateControl's variables spell time.
+type Millis int64
+
+// Duration returns m as a duration.
+func (m Millis) Duration() time.Duration { return time.Duration(m) * time.Millisecond }
+
+// The web ports that are taken where 80 and 443 may not be bound.
+const (
+	fallbackHTTP  = ":8080"
+	fallbackHTTPS = ":8443"
+)
+
+// placeholderHost is the default of GC_WG_HOST, with which no client connects.
+const placeholderHost = "gate.example.com"
+
+// settings are Options, checked and in the types that the parts want.
+type settings struct {
+	Options
+	baseURL    *url.URL
+	adminHosts []string // normalised
+	dns        []netip.Addr
+	allowedIPs string
+	wgKey      model.PrivateKey // zero: none brought
+}
+
+// check names each impossible setting by its variable.
+func (o Options) check() (*settings, error) {
+	s := &settings{Options: o}
+	var bad model.Invalids
+	s.checkNetwork(&bad)
+	s.checkAdmin(&bad)
+	for _, n := range []struct {
+		name     string
+		v        int64
+		min, max int64
+	}{
+		{"GC_WG_MTU", int64(o.WGMTU), 576, 9000},
+		{"GC_SESSION_MAX_AGE", int64(o.SessionMaxAge), 60_000, 365 * 86_400_000},
+		{"GC_RATE_LIMIT_LOGIN", int64(o.RateLimitLogin), 1, 1_000_000},
+		{"GC_RATE_LIMIT_API", int64(o.RateLimitAPI), 1, 1_000_000_000},
+		{"GC_L4_MAX_PORT_RANGE", int64(o.L4MaxPortRange), 1, 65_535},
+		{"GC_TRAFFIC_INTERVAL", int64(o.TrafficInterval), 1_000, 86_400_000},
+		{"GC_SHUTDOWN_TIMEOUT", int64(o.ShutdownTimeout), 0, 3_600_000},
+	} {
+		if n.v < n.min || n.v > n.max {
+			bad.Add(n.name, "must be %d to %d, not %d", n.min, n.max, n.v)
+		}
+	}
+	return s, bad.Err()
+}
+
+func (s *settings) checkNetwork(bad *model.Invalids) {
+	if !s.WGSubnet.Addr().Is4() || s.WGSubnet.Bits() < 8 || s.WGSubnet.Bits() > 30 {
+		bad.Add("GC_WG_SUBNET", "must be an IPv4 network from /8 to /30, such as 10.8.0.0/24")
+	} else if s.WGSubnet = s.WGSubnet.Masked(); !s.WGSubnet.Contains(s.WGGateway) || s.WGGateway == s.WGSubnet.Addr() {
+		bad.Add("GC_WG_GATEWAY_IP", "must be a host address inside GC_WG_SUBNET %s", s.WGSubnet)
+	}
+	if s.WGHost == "" || strings.ContainsAny(s.WGHost, " \t\r\n/@[]") {
+		bad.Add("GC_WG_HOST", "must be a host name or an IP address")
+	}
+	if s.WGDNS == "" {
+		s.WGDNS = s.WGGateway.String()
+	}
+	var err error
+	if s.dns, err = model.ParseDNSList("GC_WG_DNS", s.WGDNS); err != nil {
+		bad.AddError(err)
+	}
+	var allowed []string
+	for part := range strings.SplitSeq(s.WGAllowedIPs, ",") {
+		p, err := netip.ParsePrefix(strings.TrimSpace(part))
+		if err != nil {
+			bad.Add("GC_WG_ALLOWED_IPS", "must be a comma-separated list of networks such as 0.0.0.0/0")
+			break
+		}
+		allowed = append(allowed, p.String())
+	}
+	s.allowedIPs = strings.Join(allowed, ", ")
+	if s.WGPrivateKey != "" {
+		if s.wgKey, err = model.ParsePrivateKey(strings.TrimSpace(s.WGPrivateKey.Reveal())); err != nil {
+			bad.Add("GC_WG_PRIVATE_KEY", "%v", err)
+		}
+	}
+	if _, err := model.ParseDomain(s.DNSDomain); err != nil {
+		bad.Add("GC_DNS_DOMAIN", "must be a domain such as gc.internal")
+	}
+}
+
+func (s *settings) checkAdmin(bad *model.Invalids) {
+	u, err := url.Parse(s.BaseURL)
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" || u.User != nil || strings.Trim(u.Path, "/") != "" {
+		bad.Add("GC_BASE_URL", "must be http:// or https:// and a host, without a path")
+		return
+	}
+	s.baseURL = u
+	s.adminHosts = []string{model.NormalizeHost(u.Host)}
+	if s.adminHosts[0] == "localhost" {
+		s.adminHosts = append(s.adminHosts, "127.0.0.1")
+	}
+	if _, err := model.ParseUsername("GC_ADMIN_USER", s.AdminUser); err != nil {
+		bad.AddError(err)
+	}
+	if s.AdminPassword != "" {
+		if err := model.CheckPassword("GC_ADMIN_PASSWORD", s.AdminPassword.Reveal()); err != nil {
+			bad.AddError(err)
+		}
+	}
+}
+
+// endpoint is what client configs name: the host and the port that the device
+// really listens on.
+func (s *settings) endpoint(port uint16) string {
+	return net.JoinHostPort(s.WGHost, strconv.Itoa(int(port)))
+}
+
+// blockedPorts are those that port routes cannot take: the configured ones and
+// our own.
+func (s *settings) blockedPorts(own ...uint16) []uint16 {
+	list := append(slices.Clone(s.L4BlockedPorts), own...)
+	slices.Sort(list)
+	return slices.Compact(list)
+}

@@ -1,0 +1,153 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"slices"
+	"time"
+
+	"gatecontrol/api"
+	"gatecontrol/model"
+)
+
+// Bounds of the API's HTTP servers. The whole request is small (1 MiB at most),
+// so a client that needs longer is not one that we want to wait for.
+const (
+	apiHeadTimeout = 10 * time.Second
+	apiReadTimeout = 60 * time.Second
+	apiIdleTimeout = 120 * time.Second
+	apiHeadBytes   = 32 << 10
+)
+
+// serve starts everything that accepts or repeats.
+func (a *App) serve(ctx context.Context) error {
+	var err error
+	if a.api, err = api.New(a.apiOptions()); err != nil {
+		return err
+	}
+	a.started = a.now()
+
+	// Loops end first when stopping, and the store is closed after them.
+	loopCtx, stopLoops := context.WithCancel(context.WithoutCancel(ctx))
+	a.onStop("", func() error { stopLoops(); a.loops.Wait(); return nil })
+	for _, run := range []func(context.Context) error{
+		a.activity.Run, a.accounts.Run, a.peers.Run, a.reconciler.Run, a.traffic.Run,
+	} {
+		a.loop(func() error { return run(loopCtx) })
+	}
+
+	a.serveHTTP(a.web.admin, a.api.Handler())
+	a.serveHTTP(a.web.pipe, a.api.ProxyHandler())
+	if a.web.local != nil {
+		a.serveHTTP(a.web.local, a.api.LocalHandler())
+	}
+	return a.serveTunnel()
+}
+
+// serveTunnel opens the web ports and the resolver on the tunnel address, and
+// starts the front doors of both sides.
+func (a *App) serveTunnel() error {
+	a.onStop("proxy", func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), a.settings.ShutdownTimeout.Duration())
+		defer cancel()
+		return a.proxy.Shutdown(ctx)
+	})
+	plain := []net.Listener{a.web.http}
+	secure := []net.Listener{a.web.https}
+	for _, door := range []struct {
+		list  *[]net.Listener
+		ports []uint16
+	}{
+		// The usual ports work inside the tunnel whatever the host uses, and the
+		// host's work too, so that one address is good on both sides.
+		{&plain, []uint16{80, portOf(a.web.http)}},
+		{&secure, []uint16{443, portOf(a.web.https)}},
+	} {
+		slices.Sort(door.ports)
+		for _, port := range slices.Compact(door.ports) {
+			ln, err := a.tunnel.Listen(port)
+			if err != nil {
+				return err
+			}
+			a.onStop("", ln.Close)
+			*door.list = append(*door.list, ln)
+		}
+	}
+	for _, ln := range plain {
+		a.loop(func() error { return a.proxy.Serve(ln) })
+	}
+	for _, ln := range secure {
+		a.loop(func() error { return a.proxy.ServeTLS(ln) })
+	}
+	if a.resolver == nil {
+		return nil
+	}
+	packets, err := a.tunnel.ListenPacket(53)
+	if err != nil {
+		return err
+	}
+	a.onStop("", packets.Close)
+	streams, err := a.tunnel.Listen(53)
+	if err != nil {
+		return err
+	}
+	a.onStop("", streams.Close)
+	a.loop(func() error { return a.resolver.Serve(packets, streams) })
+	return nil
+}
+
+// serveHTTP serves h on ln until the end.
+func (a *App) serveHTTP(ln net.Listener, h http.Handler) {
+	srv := &http.Server{
+		Handler: h, ReadHeaderTimeout: apiHeadTimeout, ReadTimeout: apiReadTimeout, IdleTimeout: apiIdleTimeout,
+		MaxHeaderBytes: apiHeadBytes, ErrorLog: nil,
+	}
+	a.loop(func() error { return srv.Serve(ln) })
+	a.onStop("api", func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), a.settings.ShutdownTimeout.Duration())
+		defer cancel()
+		if err := srv.Shutdown(ctx); err != nil {
+			return srv.Close()
+		}
+		return nil
+	})
+}
+
+// loop runs f until the end; an error of f other than that of a closed listener
+// ends the process.
+func (a *App) loop(f func() error) {
+	a.loops.Go(func() {
+		if err := f(); err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, http.ErrServerClosed) {
+			select {
+			case a.failed <- err:
+			default:
+			}
+		}
+	})
+}
+
+func listenHost(port uint16) (net.Listener, error) {
+	return net.ListenTCP("tcp", &net.TCPAddr{Port: int(port)})
+}
+
+func listenHostPacket(port uint16) (net.PacketConn, error) {
+	return net.ListenUDP("udp", &net.UDPAddr{Port: int(port)})
+}
+
+// proxyRoutes counts the routes that serve now.
+func (a *App) proxyRoutes() (web, ports int) {
+	if plan := a.reconciler.Plan(); plan != nil {
+		web, ports = len(plan.Proxy.Routes), len(plan.L4.Routes)
+	}
+	return web, ports
+}
+
+// reload applies what is stored anew.
+func (a *App) reload(ctx context.Context) error {
+	if err := a.reconciler.Apply(ctx); err != nil {
+		return &model.Error{Kind: model.KindUnavailable, Message: "the stored routes cannot be applied", Err: err}
+	}
+	return nil
+}

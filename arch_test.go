@@ -1,0 +1,114 @@
+// Package gatecontrol_test keeps the table of ARCHITECTURE.md true: which
+// package may import which.
+package gatecontrol_test
+
+import (
+	"encoding/json"
+	"os/exec"
+	"path"
+	"strings"
+	"testing"
+)
+
+const module = "gatecontrol"
+
+// mayImport lists, for each package of ours, the patterns of those of ours that
+// it may import. A pattern that ends in /... means everything below.
+var mayImport = map[string][]string{
+	"model":             {},
+	"store":             {"model"},
+	"netstack":          {"model"},
+	"l4":                {"model"},
+	"dns":               {"model"},
+	"proxy":             {"model"},
+	"telemetry":         {"model", "store"},
+	"control/events":    {"model", "store"},
+	"control/accounts":  {"model", "store", "control/events"},
+	"control/peers":     {"model", "store", "control/events"},
+	"control/routes":    {"model", "store", "control/events"},
+	"control/backup":    {"model", "store", "control/events"},
+	"control/reconcile": {"model", "store", "netstack", "l4", "dns", "proxy", "telemetry"},
+	"api": {"model", "telemetry", "control/events", "control/accounts", "control/peers",
+		"control/routes", "control/backup"},
+	"demo":            {},
+	"app":             {"..."},
+	"lab":             {"..."},
+	"cmd/gatecontrol": {"app", "model"},
+}
+
+// ownedModules are libraries that only one package may import.
+var ownedModules = map[string]string{
+	"go.etcd.io/bbolt":              "store",
+	"github.com/valyala/fasthttp":   "proxy",
+	"github.com/miekg/dns":          "dns",
+	"gvisor.dev/gvisor":             "netstack",
+	"github.com/danielgtaylor/huma": "api",
+}
+
+type listed struct {
+	ImportPath string
+	Imports    []string
+}
+
+func TestImports(t *testing.T) {
+	for _, p := range list(t) {
+		pkg := strings.TrimPrefix(strings.TrimPrefix(p.ImportPath, module), "/")
+		if pkg == "" {
+			continue // this test
+		}
+		allowed, known := mayImport[pkg]
+		if !known {
+			t.Errorf("%s is not in the table: say what it may import", pkg)
+			continue
+		}
+		for _, imp := range p.Imports {
+			if ours, ok := strings.CutPrefix(imp, module+"/"); ok && !matches(allowed, ours) {
+				t.Errorf("%s imports %s", pkg, ours)
+			}
+			for prefix, owner := range ownedModules {
+				if strings.HasPrefix(imp, prefix) && pkg != owner {
+					t.Errorf("%s imports %s, which belongs to %s", pkg, imp, owner)
+				}
+			}
+		}
+	}
+}
+
+// TestTableHasNoEmptyRooms refuses entries for packages that do not exist.
+func TestTableHasNoEmptyRooms(t *testing.T) {
+	have := make(map[string]bool)
+	for _, p := range list(t) {
+		have[strings.TrimPrefix(p.ImportPath, module+"/")] = true
+	}
+	for pkg := range mayImport {
+		if !have[pkg] {
+			t.Errorf("%s is in the table but does not exist", pkg)
+		}
+	}
+}
+
+func matches(patterns []string, pkg string) bool {
+	for _, p := range patterns {
+		if ok, _ := path.Match(p, pkg); ok || p == "..." {
+			return true
+		}
+	}
+	return false
+}
+
+func list(t *testing.T) []listed {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-json=ImportPath,Imports", "./...").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	var all []listed
+	for dec := json.NewDecoder(strings.NewReader(string(out))); dec.More(); {
+		var p listed
+		if err := dec.Decode(&p); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+	return all
+}

@@ -1,0 +1,198 @@
+// Package reconcile brings the planes to what the store holds. It compiles
+// intent into a Plan inside the write transaction, has every plane prepare its
+// share, and swaps them all once the transaction is on disk: a write that
+// answered ok is live, a write that failed changed nothing.
+//
+// Of ours it imports model, store, the planes and telemetry.
+package reconcile
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"gatecontrol/dns"
+	"gatecontrol/l4"
+	"gatecontrol/model"
+	"gatecontrol/netstack"
+	"gatecontrol/proxy"
+	"gatecontrol/store"
+)
+
+// Options are what a Reconciler works with. The planes outlive it.
+type Options struct {
+	DB    *store.DB
+	Log   *slog.Logger
+	Now   func() time.Time
+	Facts Facts
+
+	Netstack *netstack.Device
+	DNS      *dns.Server // nil where the resolver is off
+	L4       *l4.Server
+	Proxy    *proxy.Server
+}
+
+// Reconciler applies intent. Prepare is only called by the store, which lets
+// one writer in at a time; the other methods may be called from anywhere.
+type Reconciler struct {
+	Options
+	planes []plane
+
+	mu      sync.Mutex
+	state   *state // what the planes run; nil before the first Apply
+	plan    *Plan
+	skipped map[model.RouteID]error // routes that could not be applied as stored
+}
+
+// New returns a Reconciler and makes it the one that db asks before a commit.
+func New(o Options) *Reconciler {
+	r := &Reconciler{Options: o}
+	r.planes = []plane{
+		planeOf(func(p *Plan) netstack.Config { return p.Netstack }, o.Netstack.Prepare),
+		planeOf(func(p *Plan) l4.Config { return p.L4 }, o.L4.Prepare),
+		planeOf(func(p *Plan) proxy.Config { return p.Proxy }, o.Proxy.Prepare),
+	}
+	if o.DNS != nil {
+		r.planes = append(r.planes, planeOf(func(p *Plan) dns.Config { return p.DNS }, o.DNS.Prepare))
+	}
+	o.DB.SetPrepare(r.prepare)
+	return r
+}
+
+// plane is one data plane as seen from here: it prepares its share of next
+// unless that equals its share of current.
+type plane func(current, next *Plan) (store.Pending, error)
+
+type config[C any] interface{ Equal(C) bool }
+
+func planeOf[C config[C], P store.Pending](share func(*Plan) C, prepare func(C) (P, error)) plane {
+	return func(current, next *Plan) (store.Pending, error) {
+		c := share(next)
+		if current != nil && c.Equal(share(current)) {
+			return nil, nil
+		}
+		return prepare(c)
+	}
+}
+
+// pending is everything that was prepared for one transaction.
+type pending struct {
+	parts []store.Pending
+	done  func()
+}
+
+func (p *pending) Commit() {
+	for _, part := range p.parts {
+		part.Commit()
+	}
+	p.done()
+}
+
+func (p *pending) Abort() {
+	for _, part := range p.parts {
+		part.Abort()
+	}
+}
+
+// prepare is asked by the store before each commit that changes intent, and for
+// the stored state as a whole (no changes) by Apply.
+func (r *Reconciler) prepare(ctx context.Context, tx *store.Tx) (store.Pending, error) {
+	r.mu.Lock()
+	state, plan := r.state, r.plan
+	skip := make(map[model.RouteID]error, len(r.skipped))
+	for id, err := range r.skipped {
+		skip[id] = err
+	}
+	r.mu.Unlock()
+
+	if state == nil || len(tx.Changes()) == 0 {
+		return r.prepareAll(tx, plan)
+	}
+	next, touched, err := state.after(tx, r.DB.Sealer())
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range touched {
+		delete(skip, id) // written anew: it must work now, or be refused
+	}
+	return r.preparePlan(plan, next, compile(next, &r.Facts, skip, r.Now()), skip)
+}
+
+// preparePlan has every plane prepare its share of next, or none.
+func (r *Reconciler) preparePlan(current *Plan, s *state, next *Plan, skip map[model.RouteID]error) (store.Pending, error) {
+	p := &pending{done: func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.state, r.plan, r.skipped = s, next, skip
+	}}
+	for _, prepare := range r.planes {
+		part, err := prepare(current, next)
+		if err != nil {
+			p.Abort()
+			return nil, err
+		}
+		if part != nil {
+			p.parts = append(p.parts, part)
+		}
+	}
+	return p, nil
+}
+
+// prepareAll prepares the stored state, leaving out what cannot be applied: one
+// bad row must not keep the rest from serving.
+func (r *Reconciler) prepareAll(tx *store.Tx, current *Plan) (store.Pending, error) {
+	s, unreadable := load(tx, r.DB.Sealer())
+	for _, err := range unreadable {
+		r.Log.Error("a stored record is left out", "err", err)
+	}
+	skip := make(map[model.RouteID]error)
+	for id, route := range s.routes {
+		if ref := route.Target.Peer; ref != 0 && s.peers[ref] == nil {
+			skip[id] = model.Failure(model.KindUnavailable, "its peer %d cannot be read", ref)
+		}
+	}
+	p, err := r.preparePlan(current, s, compile(s, &r.Facts, skip, r.Now()), skip)
+	if err != nil {
+		r.Log.Warn("the stored state cannot be applied as a whole; looking for the routes at fault", "err", err)
+		r.skipBad(s, skip)
+		p, err = r.preparePlan(current, s, compile(s, &r.Facts, skip, r.Now()), skip)
+	}
+	return p, err
+}
+
+// skipBad adds to skip each enabled route that the planes refuse beside those
+// before it. What it prepares, it gives back.
+func (r *Reconciler) skipBad(s *state, skip map[model.RouteID]error) {
+	for _, route := range enabledRoutes(s, skip) {
+		alone := &state{peers: s.peers, routes: map[model.RouteID]*model.Route{route.ID: route}}
+		trial := compile(alone, &r.Facts, nil, r.Now())
+		for _, check := range []func() (store.Pending, error){
+			func() (store.Pending, error) { return r.L4.Prepare(trial.L4) },
+			func() (store.Pending, error) { return r.Proxy.Prepare(trial.Proxy) },
+		} {
+			part, err := check()
+			if err != nil {
+				skip[route.ID] = err
+				r.Log.Error("a route is left out until it can be applied", "route", route.ID, "domain", route.Domain, "err", err)
+				break
+			}
+			part.Abort()
+		}
+	}
+}
+
+// Skipped returns why routes of the stored state do not serve, nil for none.
+func (r *Reconciler) Skipped(id model.RouteID) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.skipped[id]
+}
+
+// Plan returns what the planes run, nil before the first Apply. It must not be
+// written.
+func (r *Reconciler) Plan() *Plan {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.plan
+}

@@ -1,0 +1,40 @@
+package lab
+
+import (
+	"bytes"
+	"sync"
+	"testing"
+)
+
+// logWriter writes lines into the log of a test, until the test has ended.
+type logWriter struct {
+	t testing.TB
+
+	mu    sync.Mutex
+	ended bool
+	part  []byte
+	once  sync.Once
+}
+
+func (w *logWriter) Write(b []byte) (int, error) {
+	w.once.Do(func() {
+		w.t.Cleanup(func() {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.ended = true
+		})
+	})
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.part = append(w.part, b...)
+	for {
+		i := bytes.IndexByte(w.part, '\n')
+		if i < 0 {
+			return len(b), nil
+		}
+		if !w.ended {
+			w.t.Logf("%s", w.part[:i])
+		}
+		w.part = w.part[i+1:]
+	}
+}
