@@ -1,0 +1,203 @@
+package netstack
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
+	gvipv4 "gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
+	"gvisor.dev/gvisor/pkg/waiter"
+)
+
+// tcpConn is a TCP connection of the stack. It knows its addresses also after
+// it was cut, when the stack has forgotten them.
+type tcpConn struct {
+	*gonet.TCPConn
+	local, remote *net.TCPAddr
+}
+
+// newTCPConn wraps a connected endpoint and turns keepalive on.
+func newTCPConn(wq *waiter.Queue, ep tcpip.Endpoint, local, remote netip.AddrPort) *tcpConn {
+	setKeepalive(ep)
+	return &tcpConn{gonet.NewTCPConn(wq, ep), net.TCPAddrFromAddrPort(local), net.TCPAddrFromAddrPort(remote)}
+}
+
+func (c *tcpConn) LocalAddr() net.Addr  { return c.local }
+func (c *tcpConn) RemoteAddr() net.Addr { return c.remote }
+
+// Close ends the connection in good order, and calls that wait in it at once.
+func (c *tcpConn) Close() error {
+	_ = c.SetDeadline(time.Unix(0, 0))
+	return c.TCPConn.Close()
+}
+
+func setKeepalive(ep tcpip.Endpoint) {
+	idle, interval := tcpip.KeepaliveIdleOption(keepaliveIdle), tcpip.KeepaliveIntervalOption(keepaliveInterval)
+	_ = ep.SetSockOpt(&idle)
+	_ = ep.SetSockOpt(&interval)
+	_ = ep.SetSockOptInt(tcpip.KeepaliveCountOption, keepaliveCount)
+	ep.SocketOptions().SetKeepAlive(true)
+}
+
+// dialTCP connects to addr from the tunnel address.
+func dialTCP(ctx context.Context, s *stack.Stack, addr netip.AddrPort) (*tcpConn, error) {
+	var wq waiter.Queue
+	ep, terr := s.NewEndpoint(tcp.ProtocolNumber, gvipv4.ProtocolNumber, &wq)
+	if terr != nil {
+		return nil, stackError("dial", "tcp", addr, terr)
+	}
+	connected, ready := waiter.NewChannelEntry(waiter.WritableEvents)
+	wq.EventRegister(&connected)
+	defer wq.EventUnregister(&connected)
+
+	// Not bound first: so the stack picks a port that is free for this target
+	// rather than one that is free for all.
+	terr = ep.Connect(fullAddress(addr))
+	if _, started := terr.(*tcpip.ErrConnectStarted); started {
+		select {
+		case <-ctx.Done():
+			ep.Abort()
+			ep.Close()
+			return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: net.TCPAddrFromAddrPort(addr), Err: ctx.Err()}
+		case <-ready:
+		}
+		terr = ep.LastError()
+	}
+	if terr != nil {
+		ep.Close()
+		return nil, stackError("dial", "tcp", addr, terr)
+	}
+	local, terr := ep.GetLocalAddress()
+	if state := tcp.EndpointState(ep.State()); terr == nil && state != tcp.StateEstablished && state != tcp.StateCloseWait {
+		terr = &tcpip.ErrAborted{} // cut while it was connecting
+	}
+	if terr != nil {
+		ep.Close()
+		return nil, stackError("dial", "tcp", addr, terr)
+	}
+	return newTCPConn(&wq, ep, addrPort(local), addr), nil
+}
+
+// udpConn is a UDP socket of the stack.
+type udpConn struct {
+	*gonet.UDPConn
+	local, remote *net.UDPAddr // remote is nil if not connected
+}
+
+// openUDP opens a UDP socket on the tunnel address: bound to a port, 0 for any
+// free one, and connected to remote if that is valid.
+func openUDP(s *stack.Stack, local, remote netip.AddrPort) (*udpConn, tcpip.Error) {
+	var wq waiter.Queue
+	ep, terr := s.NewEndpoint(udp.ProtocolNumber, gvipv4.ProtocolNumber, &wq)
+	if terr != nil {
+		return nil, terr
+	}
+	c := &udpConn{UDPConn: gonet.NewUDPConn(&wq, ep)}
+	terr = ep.Bind(fullAddress(local))
+	if terr == nil && remote.IsValid() {
+		c.remote = net.UDPAddrFromAddrPort(remote)
+		terr = ep.Connect(fullAddress(remote))
+	}
+	var bound tcpip.FullAddress
+	if terr == nil {
+		bound, terr = ep.GetLocalAddress()
+	}
+	if terr != nil {
+		ep.Close()
+		return nil, terr
+	}
+	c.local = net.UDPAddrFromAddrPort(netip.AddrPortFrom(local.Addr(), bound.Port))
+	return c, nil
+}
+
+func (c *udpConn) LocalAddr() net.Addr { return c.local }
+
+func (c *udpConn) RemoteAddr() net.Addr {
+	if c.remote == nil {
+		return nil
+	}
+	return c.remote
+}
+
+func (c *udpConn) Read(b []byte) (int, error) {
+	n, _, err := c.ReadFrom(b)
+	return n, err
+}
+
+// ReadFrom returns net.ErrClosed once the socket is closed or its peer cut off.
+func (c *udpConn) ReadFrom(b []byte) (int, net.Addr, error) {
+	n, from, err := c.UDPConn.ReadFrom(b)
+	if errors.Is(err, io.EOF) {
+		err = net.ErrClosed
+	}
+	return n, from, err
+}
+
+// WriteTo takes addresses in the 4-byte and in the 16-byte form of IPv4; the
+// stack would take the second for IPv6.
+func (c *udpConn) WriteTo(b []byte, to net.Addr) (int, error) {
+	ua, ok := to.(*net.UDPAddr)
+	if !ok {
+		return 0, &net.OpError{Op: "write", Net: "udp", Addr: to, Err: net.InvalidAddrError("not a UDP address")}
+	}
+	v4 := ua.IP.To4()
+	if v4 == nil {
+		return 0, &net.OpError{Op: "write", Net: "udp", Addr: to, Err: net.InvalidAddrError("not an IPv4 address")}
+	}
+	return c.UDPConn.WriteTo(b, &net.UDPAddr{IP: v4, Port: ua.Port})
+}
+
+func (c *udpConn) Close() error {
+	_ = c.SetDeadline(time.Unix(0, 0))
+	return c.UDPConn.Close()
+}
+
+// readEndpoint reads what is there, without waiting. It returns 0, nil, true
+// if there is nothing, and io.EOF after the other side's end.
+func readEndpoint(ep tcpip.Endpoint, b []byte) (n int, err error, empty bool) {
+	w := tcpip.SliceWriter(b)
+	res, terr := ep.Read(&w, tcpip.ReadOptions{})
+	switch terr.(type) {
+	case nil:
+		return res.Count, nil, false
+	case *tcpip.ErrWouldBlock:
+		return 0, nil, true
+	case *tcpip.ErrClosedForReceive:
+		return 0, io.EOF, false
+	}
+	return 0, errors.New(terr.String()), false
+}
+
+// writeDatagram writes one datagram to a connected endpoint, or drops it if
+// the stack has no room.
+func writeDatagram(ep tcpip.Endpoint, b []byte) {
+	var r bytes.Reader
+	r.Reset(b)
+	_, _ = ep.Write(&r, tcpip.WriteOptions{})
+}
+
+func stackError(op, network string, addr netip.AddrPort, terr tcpip.Error) error {
+	return &net.OpError{Op: op, Net: network, Addr: net.TCPAddrFromAddrPort(addr), Err: errors.New(terr.String())}
+}
+
+func fullAddress(a netip.AddrPort) tcpip.FullAddress {
+	return tcpip.FullAddress{NIC: nicID, Addr: tcpip.AddrFrom4(a.Addr().As4()), Port: a.Port()}
+}
+
+func addrPort(f tcpip.FullAddress) netip.AddrPort {
+	return netip.AddrPortFrom(fromStack(f.Addr), f.Port)
+}
+
+func fromStack(a tcpip.Address) netip.Addr {
+	addr, _ := netip.AddrFromSlice(a.AsSlice())
+	return addr
+}

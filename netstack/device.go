@@ -1,0 +1,237 @@
+// Package netstack is the tunnel plane: a WireGuard device and a TCP/IP stack
+// in this process, without a kernel interface and without privileges.
+//
+// It owns the UDP port of the tunnel, the WireGuard device (wireguard-go), the
+// network stack on the tunnel address (gVisor), the hub between the two, and
+// the exit, through which peers reach the internet by connections that this
+// host dials. It knows nothing of routes, users or HTTP, and imports only
+// model of ours.
+//
+// A packet that a peer sent goes one of three ways, see classify: to this
+// server, to another peer, or to the exit. What nobody may send is dropped
+// there; what a peer may not reach is refused by the exit.
+//
+// Configuration changes through Prepare and Commit. Readers on the packet path
+// load one immutable table; counts that outlive it hang on a peer's identity.
+package netstack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"golang.zx2c4.com/wireguard/conn"
+	"golang.zx2c4.com/wireguard/device"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+
+	"gatecontrol/model"
+)
+
+// MTU bounds: the smallest that every IPv4 host must take (RFC 791 section
+// 3.2), and jumbo frames.
+const (
+	minMTU = 576
+	maxMTU = 9000
+)
+
+// Options are what a Device is for as long as it lives.
+type Options struct {
+	Log        *slog.Logger
+	PrivateKey model.PrivateKey
+	ListenPort uint16       // UDP, 0 is any free one
+	Addr       netip.Addr   // this server's tunnel address, IPv4
+	Subnet     netip.Prefix // the tunnel subnet, which holds Addr
+	MTU        int          // bytes, 576 to 9000
+
+	// PublicAddrs are addresses under which this host is reached although no
+	// interface has them, such as that of the router before it. They count as
+	// addresses of this host.
+	PublicAddrs []netip.Addr
+
+	// Bind carries WireGuard's messages, nil for UDP sockets of this host.
+	Bind conn.Bind
+
+	// DialExit opens the connections of the exit, network "tcp" or "udp". Every
+	// address is judged before it is asked. Nil dials from this host.
+	DialExit func(ctx context.Context, network string, addr netip.AddrPort) (net.Conn, error)
+}
+
+// Device is the tunnel of this server. Its methods may be called from several
+// goroutines.
+type Device struct {
+	log *slog.Logger
+	self
+	port uint16 // as asked for
+
+	table atomic.Pointer[table]
+	hub   *hub
+	stack *stack.Stack
+	exit  *exit
+	wg    *device.Device
+
+	// preparing is set while a Pending is outstanding.
+	preparing atomic.Bool
+
+	running atomic.Bool // written under lifeMu
+
+	lifeMu sync.Mutex // of Start, Commit and Close, one at a time
+	closed bool
+
+	listenersMu sync.RWMutex
+	listeners   map[uint16]*listener // by TCP port
+}
+
+// New checks o and builds the device in memory, without peers and without a
+// UDP port. Close has to be called even if Start is not.
+func New(o Options) (*Device, error) {
+	switch {
+	case o.PrivateKey.IsZero():
+		return nil, model.Invalid("privateKey", "the server has no private key")
+	case !o.Addr.Is4():
+		return nil, model.Invalid("address", "the tunnel address is not an IPv4 address")
+	case !o.Subnet.IsValid() || !o.Subnet.Contains(o.Addr):
+		return nil, model.Invalid("subnet", "the tunnel subnet %s does not hold the address %s", o.Subnet, o.Addr)
+	case !unicast4(word(o.Addr)):
+		return nil, model.Invalid("address", "%s cannot be the address of a host", o.Addr)
+	case o.MTU < minMTU || o.MTU > maxMTU:
+		return nil, model.Invalid("mtu", "the MTU is to be %d to %d bytes", minMTU, maxMTU)
+	}
+	log := o.Log
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	d := &Device{
+		log: log, self: self{o.PrivateKey.Public(), o.Addr, o.Subnet.Masked()}, port: o.ListenPort,
+		listeners: make(map[uint16]*listener),
+	}
+	empty, err := newTable(Config{}, d.self, nil)
+	if err != nil {
+		return nil, err
+	}
+	d.table.Store(empty)
+	d.hub = newHub(log, &d.table, o.MTU)
+	if d.stack, err = newStack(d.hub, d.addr, o.MTU); err != nil {
+		return nil, fmt.Errorf("set up network stack: %w", err)
+	}
+	d.exit = newExit(d, o.PublicAddrs, o.DialExit)
+	bind := o.Bind
+	if bind == nil {
+		bind = conn.NewDefaultBind()
+	}
+	d.wg = device.NewDevice(d.hub, bind, wireguardLogger(log))
+	set := uapiDevice{PrivateKey: o.PrivateKey, ListenPort: &d.port}
+	if err := d.wg.IpcSet(set.encode()); err != nil {
+		_ = d.Close()
+		return nil, fmt.Errorf("set up WireGuard: %s", uapiError(err))
+	}
+	return d, nil
+}
+
+// Start binds the UDP port and lets peers in. A taken port is a KindConflict
+// error, after which Start may be called again.
+func (d *Device) Start() error {
+	d.lifeMu.Lock()
+	defer d.lifeMu.Unlock()
+	switch {
+	case d.closed:
+		return net.ErrClosed
+	case d.running.Load():
+		return nil
+	}
+	// A failed attempt makes the device forget the port.
+	set := uapiDevice{ListenPort: &d.port}
+	err := d.wg.IpcSet(set.encode())
+	if err == nil {
+		err = d.wg.Up()
+	}
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return model.Conflict("port", "UDP port %d is in use by another program", d.port)
+	case errors.Is(err, syscall.EACCES):
+		return model.Failure(model.KindForbidden, "this user may not open UDP port %d", d.port)
+	case err != nil:
+		return fmt.Errorf("open UDP port %d: %w", d.port, err)
+	}
+	d.running.Store(true)
+	return nil
+}
+
+// Close ends the tunnel, every connection in it and every goroutine of this
+// package and of the stack, and waits for them. wireguard-go's workers, idle by
+// then, may end a moment later. It may be called more than once.
+func (d *Device) Close() error {
+	d.lifeMu.Lock()
+	defer d.lifeMu.Unlock()
+	if d.closed {
+		return nil
+	}
+	d.closed = true
+	d.running.Store(false)
+	d.wg.Close() // closes the hub, so that nothing waits in it any more
+	d.exit.stop()
+	d.listenersMu.RLock()
+	open := make([]*listener, 0, len(d.listeners))
+	for _, l := range d.listeners {
+		open = append(open, l)
+	}
+	d.listenersMu.RUnlock()
+	for _, l := range open {
+		_ = l.Close()
+	}
+	d.exit.wait(func() {
+		for _, ep := range d.stack.RegisteredEndpoints() {
+			ep.Abort()
+		}
+	})
+	d.stack.Destroy()
+	return nil
+}
+
+// Dial connects to a peer from the tunnel address; network is "tcp" or "udp".
+// An address that no peer owns is a KindUnavailable error.
+func (d *Device) Dial(ctx context.Context, network string, addr netip.AddrPort) (net.Conn, error) {
+	addr = netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
+	owner := d.table.Load().lookup(addr.Addr())
+	switch {
+	case owner == nil:
+		return nil, model.Failure(model.KindUnavailable, "no peer has the address %s", addr.Addr())
+	case !addr.Addr().Is4():
+		return nil, model.Failure(model.KindUnavailable, "%s: the server has no IPv6 address in the tunnel", addr.Addr())
+	}
+	var c net.Conn
+	switch network {
+	case "tcp", "tcp4":
+		tc, err := dialTCP(ctx, d.stack, addr)
+		if err != nil {
+			return nil, err
+		}
+		c = tc
+	case "udp", "udp4":
+		uc, terr := openUDP(d.stack, netip.AddrPortFrom(d.addr, 0), addr)
+		if terr != nil {
+			return nil, stackError("dial", "udp", addr, terr)
+		}
+		c = uc
+	default:
+		return nil, net.UnknownNetworkError(network)
+	}
+	// A change that took the address away before the connection was there did
+	// not see it.
+	if now := d.table.Load().lookup(addr.Addr()); now == nil || now.identity != owner.identity {
+		_ = c.Close()
+		return nil, model.Failure(model.KindUnavailable, "no peer has the address %s any more", addr.Addr())
+	}
+	return c, nil
+}
+
+// Owns reports whether addr is in the tunnel: in its subnet, or among some
+// peer's allowed IPs.
+func (d *Device) Owns(addr netip.Addr) bool {
+	return d.subnet.Contains(addr.Unmap()) || d.table.Load().lookup(addr) != nil
+}

@@ -1,0 +1,290 @@
+package netstack
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
+)
+
+// Bounds of the exit, for all peers together and for one.
+const (
+	// TCP flows whose destination has not answered yet. Each is one dial of
+	// this host; more of them only come from scans and floods.
+	maxHalfOpen, maxHalfOpenPeer = 4096, 512
+
+	// TCP flows in all. Each holds a descriptor of this host and up to 14 MiB
+	// of buffers while it moves data.
+	maxTCPFlows, maxTCPFlowsPeer = 16384, 4096
+
+	// UDP flows. Each holds a descriptor.
+	maxUDPFlows, maxUDPFlowsPeer = 16384, 2048
+)
+
+// abortInterval is how long wait gives flows to end before it looks again.
+const abortInterval = 20 * time.Millisecond
+
+// dialTimeout ends a dial that gets no answer. Peers give up on their own, but
+// not all of them do so.
+const dialTimeout = 30 * time.Second
+
+// exit carries flows of peers to the internet: the stack ends them here, and
+// this host dials their destination.
+type exit struct {
+	log     *slog.Logger
+	d       *Device
+	dial    func(ctx context.Context, network string, addr netip.AddrPort) (net.Conn, error)
+	hosts   *hostAddrs
+	forward *tcp.Forwarder
+
+	ctx    context.Context // ends dials on close
+	cancel context.CancelFunc
+	wg     sync.WaitGroup // of flows
+	since  time.Time
+
+	udpIdle, udpIdleDNS time.Duration
+
+	halfOpen, tcpFlows, udpFlows atomic.Int32
+
+	buffers sync.Pool // of *[copyBuffer]byte
+
+	mu     sync.Mutex
+	flows  map[*flow]struct{}
+	closed bool
+}
+
+// flow is one TCP connection or UDP association through the exit.
+type flow struct {
+	from *identity
+	src  netip.AddrPort
+	dst  netip.AddrPort
+
+	done   <-chan struct{} // closed by abort
+	cancel context.CancelFunc
+
+	mu   sync.Mutex
+	ep   tcpip.Endpoint // the peer's side; nil until the flow is accepted
+	host net.Conn       // the destination's side; nil until it was dialed
+}
+
+func newExit(d *Device, public []netip.Addr, dial func(context.Context, string, netip.AddrPort) (net.Conn, error)) *exit {
+	e := &exit{log: d.log, d: d, dial: dial, hosts: newHostAddrs(d.log, public), since: time.Now(), udpIdle: udpIdle, udpIdleDNS: udpIdleDNS, flows: make(map[*flow]struct{})}
+	if e.dial == nil {
+		e.dial = e.dialHost
+	}
+	e.buffers.New = func() any { return new([copyBuffer]byte) }
+	e.ctx, e.cancel = context.WithCancel(context.Background())
+	// The forwarder's own bound silently drops, so ours, which refuses, comes first.
+	e.forward = tcp.NewForwarder(d.stack, tcpBufferInit, 2*maxHalfOpen, e.serveTCP)
+	d.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, e.handleTCP)
+	d.stack.SetTransportProtocolHandler(udp.ProtocolNumber, e.handleUDP)
+	return e
+}
+
+// rules are what destinations are judged by under table t.
+func (e *exit) rules(t *table) exitRules {
+	return exitRules{
+		tunnel: t.self.subnet, private: t.config.Exit.Private,
+		host:  e.hosts.contains,
+		peers: func(addr netip.Addr) bool { return t.lookup(addr) != nil },
+	}
+}
+
+// judge decides about a flow from a peer. The peer is nil if the source is
+// nobody's, and then the flow is refused.
+func (e *exit) judge(t *table, src, dst netip.Addr) (*peer, ruling) {
+	p := t.lookup(src)
+	if p == nil || !src.Is4() {
+		return nil, refused
+	}
+	v := e.rules(t).judge(dst)
+	if v == allowed && (p.NoExit || !t.config.Exit.Enabled) {
+		v = refused
+	}
+	return p, v
+}
+
+// dialHost dials from this host, from an ephemeral port. The address is judged
+// once more where the system is told it.
+func (e *exit) dialHost(ctx context.Context, network string, addr netip.AddrPort) (net.Conn, error) {
+	dialer := net.Dialer{
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepaliveIdle, Interval: keepaliveInterval, Count: keepaliveCount},
+		Control: func(_, address string, _ syscall.RawConn) error {
+			dialed, err := netip.ParseAddrPort(address)
+			if err != nil {
+				return fmt.Errorf("judge %s: %w", address, err)
+			}
+			if e.rules(e.d.table.Load()).judge(dialed.Addr()) != allowed {
+				return syscall.EACCES
+			}
+			return nil
+		},
+	}
+	return dialer.DialContext(ctx, network, addr.String())
+}
+
+// open registers a flow, which the exit waits for until end is called. The
+// context ends with the flow. It returns nil if the exit is closed.
+func (e *exit) open(from *identity, src, dst netip.AddrPort) (context.Context, *flow) {
+	ctx, cancel := context.WithCancel(e.ctx)
+	f := &flow{from: from, src: src, dst: dst, done: ctx.Done(), cancel: cancel}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		cancel()
+		return nil, nil
+	}
+	e.wg.Add(1)
+	e.flows[f] = struct{}{}
+	return ctx, f
+}
+
+func (e *exit) end(f *flow) {
+	f.abort()
+	e.mu.Lock()
+	delete(e.flows, f)
+	e.mu.Unlock()
+	e.wg.Done()
+}
+
+// setHost and setEndpoint give a flow its two sides. They report false, and
+// close what they are given, if the flow was aborted meanwhile.
+func (f *flow) setHost(c net.Conn) bool {
+	f.mu.Lock()
+	f.host = c
+	f.mu.Unlock()
+	return f.alive()
+}
+
+func (f *flow) setEndpoint(ep tcpip.Endpoint) bool {
+	f.mu.Lock()
+	f.ep = ep
+	f.mu.Unlock()
+	return f.alive()
+}
+
+func (f *flow) alive() bool {
+	select {
+	case <-f.done:
+		f.release()
+		return false
+	default:
+		return true
+	}
+}
+
+// abort ends the flow on both sides at once.
+func (f *flow) abort() {
+	f.cancel()
+	f.release()
+}
+
+// detach takes the peer's side out of the flow, which then does not close it.
+// It returns nil if the flow was aborted.
+func (f *flow) detach() tcpip.Endpoint {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	ep := f.ep
+	f.ep = nil
+	return ep
+}
+
+// release closes what the flow has. It may be called more than once.
+func (f *flow) release() {
+	f.mu.Lock()
+	ep, host := f.ep, f.host
+	f.ep, f.host = nil, nil
+	f.mu.Unlock()
+	if host != nil {
+		_ = host.Close()
+	}
+	if ep != nil {
+		ep.Abort()
+		ep.Close()
+	}
+}
+
+// review ends the flows that a new table does not allow any more.
+func (e *exit) review(t *table) {
+	e.mu.Lock()
+	var over []*flow
+	for f := range e.flows {
+		if p, v := e.judge(t, f.src.Addr(), f.dst.Addr()); p == nil || p.identity != f.from || v == refused {
+			over = append(over, f)
+		}
+	}
+	e.mu.Unlock()
+	for _, f := range over {
+		f.abort()
+	}
+}
+
+func (e *exit) status() ExitStatus {
+	return ExitStatus{
+		HalfOpen: int(e.halfOpen.Load()),
+		TCPFlows: int(e.tcpFlows.Load()),
+		UDPFlows: int(e.udpFlows.Load()),
+	}
+}
+
+// stop ends all flows and lets no new ones in. Their goroutines end once the
+// stack has aborted the handshakes that they may be in; see wait.
+func (e *exit) stop() {
+	e.mu.Lock()
+	e.closed = true
+	open := make([]*flow, 0, len(e.flows))
+	for f := range e.flows {
+		open = append(open, f)
+	}
+	e.mu.Unlock()
+	e.cancel()
+	for _, f := range open {
+		f.abort()
+	}
+}
+
+// wait returns when every flow has ended. abort ends the stack's handshakes;
+// it is called again for one that was just beginning.
+func (e *exit) wait(abort func()) {
+	ended := make(chan struct{})
+	go func() { // ends with the flows
+		e.wg.Wait()
+		close(ended)
+	}()
+	for {
+		abort()
+		select {
+		case <-ended:
+			return
+		case <-time.After(abortInterval):
+		}
+	}
+}
+
+// acquire counts one more of something that is bounded in all and per peer.
+func acquire(all, own *atomic.Int32, maxAll, maxOwn int32) bool {
+	if own.Add(1) > maxOwn {
+		own.Add(-1)
+		return false
+	}
+	if all.Add(1) > maxAll {
+		own.Add(-1)
+		all.Add(-1)
+		return false
+	}
+	return true
+}
+
+func release(all, own *atomic.Int32) {
+	own.Add(-1)
+	all.Add(-1)
+}

@@ -1,0 +1,149 @@
+package netstack
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
+	"gvisor.dev/gvisor/pkg/waiter"
+)
+
+// A UDP flow ends after this long without a datagram in either direction. Most
+// devices assume no less than 120 s (RFC 4787 section 4.3); DNS needs one
+// answer.
+const (
+	udpIdle    = 120 * time.Second
+	udpIdleDNS = 30 * time.Second
+)
+
+// handleUDP takes the datagrams that belong to no socket. False makes the stack
+// answer "port unreachable", as for a closed port.
+func (e *exit) handleUDP(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
+	src := addrPort(tcpip.FullAddress{Addr: id.RemoteAddress, Port: id.RemotePort})
+	dst := addrPort(tcpip.FullAddress{Addr: id.LocalAddress, Port: id.LocalPort})
+	if dst.Addr() == e.d.addr {
+		return false
+	}
+	p, v := e.judge(e.d.table.Load(), src.Addr(), dst.Addr())
+	if v != allowed {
+		return false
+	}
+	if !acquire(&e.udpFlows, &p.udpFlows, maxUDPFlows, maxUDPFlowsPeer) {
+		return true // dropped: the peer may try again
+	}
+	ctx, f := e.open(p.identity, src, dst)
+	if f == nil {
+		release(&e.udpFlows, &p.udpFlows)
+		return true
+	}
+	a := &association{exit: e, flow: f, idle: e.udpIdle}
+	if dst.Port() == 53 {
+		a.idle = e.udpIdleDNS
+	}
+	// The socket is there when this returns, so that the next datagrams find
+	// it; this one is its first.
+	udp.NewForwarder(e.d.stack, a.accept).HandlePacket(id, pkt)
+	go a.run(ctx) // ends with the flow, which exit.wait waits for
+	return true
+}
+
+// association is one UDP flow. Its goroutine reads from the host's socket;
+// what the peer sends is written to it where the packet arrives.
+type association struct {
+	exit *exit
+	flow *flow
+	idle time.Duration
+	wq   waiter.Queue
+	ep   tcpip.Endpoint // nil if it could not be opened
+
+	last atomic.Int64 // when a datagram passed: time since the exit was made
+
+	mu   sync.Mutex // keeps the peer's datagrams in order
+	host *datagramWriter
+}
+
+// accept opens the peer's side.
+func (a *association) accept(r *udp.ForwarderRequest) {
+	if ep, terr := r.CreateEndpoint(&a.wq); terr == nil {
+		a.ep = ep
+	}
+}
+
+func (a *association) run(ctx context.Context) {
+	e, f := a.exit, a.flow
+	defer e.end(f)
+	defer release(&e.udpFlows, &f.from.udpFlows)
+	if a.ep == nil || !f.setEndpoint(a.ep) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	host, err := e.dial(ctx, "udp", f.dst)
+	cancel()
+	if err != nil || !f.setHost(host) {
+		return
+	}
+	a.host = newDatagramWriter(host)
+	a.touch()
+	entry := waiter.NewFunctionEntry(waiter.ReadableEvents, func(waiter.EventMask) { a.toHost() })
+	a.wq.EventRegister(&entry)
+	defer a.wq.EventUnregister(&entry)
+	a.toHost() // what came while dialing
+	a.fromHost(host)
+}
+
+// toHost sends what the peer has sent.
+func (a *association) toHost() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	buf := a.exit.buffers.Get().(*[copyBuffer]byte)
+	defer a.exit.buffers.Put(buf)
+	for {
+		n, err, empty := readEndpoint(a.ep, buf[:])
+		if err != nil || empty {
+			return
+		}
+		a.touch()
+		a.host.write(buf[:n])
+	}
+}
+
+// fromHost sends to the peer what the destination answers, until nothing has
+// passed for the idle time or the flow ends.
+func (a *association) fromHost(host net.Conn) {
+	from := a.exit.newReader(host)
+	for {
+		left := a.idle - (time.Since(a.exit.since) - time.Duration(a.last.Load()))
+		if left <= 0 || host.SetReadDeadline(time.Now().Add(left)) != nil {
+			return
+		}
+		if err := a.pump(from); !errors.Is(err, os.ErrDeadlineExceeded) {
+			return
+		}
+	}
+}
+
+// pump sends answers to the peer until reading fails.
+func (a *association) pump(from *reader) error {
+	for {
+		buf, n, err := from.next()
+		if err == nil {
+			a.touch()
+			writeDatagram(a.ep, buf[:n])
+		}
+		if buf != nil {
+			a.exit.buffers.Put(buf)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (a *association) touch() { a.last.Store(int64(time.Since(a.exit.since))) }

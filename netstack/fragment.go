@@ -1,0 +1,129 @@
+package netstack
+
+import (
+	"encoding/binary"
+	"sync"
+	"time"
+)
+
+const (
+	// fragmentSets bounds the fragmented datagrams from peer to peer that are
+	// watched at once. The oldest makes room for a new one.
+	fragmentSets = 256
+
+	// fragmentSpans bounds the separate pieces of one datagram. Fragments mostly
+	// arrive in order and join into one piece.
+	fragmentSpans = 16
+
+	// fragmentAge is how long an incomplete datagram is watched, and one with an
+	// overlap refused: as long as common receivers wait for the rest. Longer
+	// would hurt fast senders, whose 16-bit datagram numbers come round again.
+	fragmentAge = 30 * time.Second
+)
+
+// fragments refuses IPv4 fragments that overlap what came before, since two
+// machines may put such a datagram together differently. The stack does that
+// itself for what it reassembles; this is for packets that only pass through.
+type fragments struct {
+	mu   sync.Mutex
+	sets map[fragmentKey]*fragmentSet
+}
+
+// fragmentKey names one datagram (RFC 791 section 3.2).
+type fragmentKey struct {
+	src, dst uint32
+	id       uint16
+	proto    uint8
+}
+
+type fragmentSet struct {
+	since time.Time
+	bad   bool   // an overlap was seen: nothing more of it passes
+	spans []span // apart from each other, in order
+	end   int    // of the datagram; 0 until its last fragment was seen
+}
+
+// span is a range of bytes [from, to).
+type span struct{ from, to int }
+
+// accept reports whether an IPv4 fragment that passed the filter may go on.
+func (f *fragments) accept(p []byte) bool {
+	h, ok := parseIPv4(p)
+	if !ok {
+		return false
+	}
+	key := fragmentKey{h.src, h.dst, binary.BigEndian.Uint16(p[4:]), h.proto}
+	now := time.Now()
+
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	set := f.sets[key]
+	if set == nil || now.Sub(set.since) > fragmentAge {
+		f.makeRoom(now)
+		set = &fragmentSet{since: now}
+		f.sets[key] = set
+	}
+	s := span{h.offset, h.offset + h.total - h.length}
+	if set.bad || !set.add(s) {
+		set.bad = true
+		return false
+	}
+	if !h.more {
+		set.end = s.to
+	}
+	if len(set.spans) == 1 && set.spans[0] == (span{0, set.end}) {
+		delete(f.sets, key) // complete
+	}
+	return true
+}
+
+// makeRoom forgets what is too old, and the oldest set if there is no room.
+func (f *fragments) makeRoom(now time.Time) {
+	if f.sets == nil {
+		f.sets = make(map[fragmentKey]*fragmentSet)
+	}
+	if len(f.sets) < fragmentSets {
+		return
+	}
+	var oldest fragmentKey
+	since := now
+	for key, set := range f.sets {
+		if now.Sub(set.since) > fragmentAge {
+			delete(f.sets, key)
+		} else if !set.since.After(since) {
+			oldest, since = key, set.since
+		}
+	}
+	if len(f.sets) >= fragmentSets {
+		delete(f.sets, oldest)
+	}
+}
+
+// add records s. It reports false if s overlaps a span or is one too many.
+func (set *fragmentSet) add(s span) bool {
+	i := 0
+	for i < len(set.spans) && set.spans[i].to <= s.from {
+		i++
+	}
+	if i < len(set.spans) && set.spans[i].from < s.to {
+		return false
+	}
+	left := i > 0 && set.spans[i-1].to == s.from
+	right := i < len(set.spans) && set.spans[i].from == s.to
+	switch {
+	case left && right:
+		set.spans[i-1].to = set.spans[i].to
+		set.spans = append(set.spans[:i], set.spans[i+1:]...)
+	case left:
+		set.spans[i-1].to = s.to
+	case right:
+		set.spans[i].from = s.from
+	case len(set.spans) >= fragmentSpans:
+		return false
+	default:
+		set.spans = append(set.spans, span{})
+		copy(set.spans[i+1:], set.spans[i:])
+		set.spans[i] = s
+	}
+	return true
+}

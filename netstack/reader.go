@@ -1,0 +1,94 @@
+package netstack
+
+import (
+	"net"
+	"syscall"
+)
+
+// copyBuffer is the size of the buffers between the exit's two sides: the
+// largest datagram, and enough to move TCP in few calls.
+const copyBuffer = 64 << 10
+
+// reader reads from a socket of this host into pooled buffers. While it waits
+// it holds none, so that idle flows cost little. It is for one goroutine.
+type reader struct {
+	exit *exit
+	conn net.Conn
+	raw  syscall.RawConn // nil if conn is no socket
+
+	poll func(fd uintptr) bool
+	buf  *[copyBuffer]byte
+	n    int
+	err  error
+}
+
+func (e *exit) newReader(c net.Conn) *reader {
+	r := &reader{exit: e, conn: c}
+	if s, ok := c.(syscall.Conn); ok {
+		r.raw, _ = s.SyscallConn()
+	}
+	r.poll = func(fd uintptr) bool {
+		r.buf = e.buffers.Get().(*[copyBuffer]byte)
+		for {
+			r.n, r.err = syscall.Read(int(fd), r.buf[:])
+			if r.err != syscall.EINTR {
+				break
+			}
+		}
+		if r.err != syscall.EAGAIN {
+			return true
+		}
+		e.buffers.Put(r.buf)
+		r.buf = nil
+		return false
+	}
+	return r
+}
+
+// next waits for data. The buffer, if it is not nil, belongs to the caller,
+// who puts it back into the pool. Reading nothing without an error is the end
+// of a stream, or an empty datagram.
+func (r *reader) next() (*[copyBuffer]byte, int, error) {
+	r.buf, r.n, r.err = nil, 0, nil
+	if r.raw == nil {
+		r.buf = r.exit.buffers.Get().(*[copyBuffer]byte)
+		r.n, r.err = r.conn.Read(r.buf[:])
+		return r.buf, r.n, r.err
+	}
+	if err := r.raw.Read(r.poll); err != nil {
+		r.err = err
+	}
+	return r.buf, max(r.n, 0), r.err
+}
+
+// datagramWriter writes to a connected UDP socket without waiting: a datagram
+// that does not fit is lost, as on any router, rather than holding up the
+// peer's other packets. It is for one caller at a time.
+type datagramWriter struct {
+	conn net.Conn
+	raw  syscall.RawConn // nil if conn is no socket
+	poll func(fd uintptr) bool
+	data []byte
+}
+
+func newDatagramWriter(c net.Conn) *datagramWriter {
+	w := &datagramWriter{conn: c}
+	if s, ok := c.(syscall.Conn); ok {
+		w.raw, _ = s.SyscallConn()
+	}
+	w.poll = func(fd uintptr) bool {
+		_, _ = syscall.Write(int(fd), w.data)
+		return true
+	}
+	return w
+}
+
+func (w *datagramWriter) write(b []byte) {
+	if w.raw == nil {
+		_, _ = w.conn.Write(b)
+		return
+	}
+	w.data = b
+	_ = w.raw.Write(w.poll)
+	w.data = nil
+}
