@@ -1,0 +1,46 @@
+package dns
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// defaultTTL is how long clients keep a local answer, and the absence of one.
+// A renamed peer is found under its new name a minute later.
+const defaultTTL = time.Minute
+
+// maxLocalTTL keeps a TTL within the 31 bits of RFC 2181 section 8, and sane.
+const maxLocalTTL = 24 * time.Hour
+
+// Config is what the server answers by itself. It is not written after Prepare.
+type Config struct {
+	// Records are the names of the internal zone.
+	Records []Record
+
+	// Domains are names outside the zone that are served here: the domains of
+	// enabled routes and the admin host. Each answers Address, exactly its
+	// name and nothing below it.
+	Domains []string
+
+	// Address is the tunnel address of this server, IPv4. It is never used as
+	// an upstream. It must be set if there are Domains.
+	Address netip.Addr
+
+	// TTL of local answers in whole seconds; zero means one minute.
+	TTL time.Duration
+}
+
+// Record gives an IPv4 address a name. A single label, "nas", answers as
+// nas.<zone> and as nas; a relative name, "web.nas", answers below the zone
+// only. The first record of an address is what its reverse lookup answers.
+type Record struct {
+	Name string
+	Addr netip.Addr
+}
+
+// Equal reports whether c and d ask for the same, in the same order.
+func (c Config) Equal(d Config) bool {
+	return c.Address == d.Address && c.TTL == d.TTL &&
+		slices.Equal(c.Records, d.Records) && slices.Equal(c.Domains, d.Domains)
+}

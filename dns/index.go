@@ -1,0 +1,255 @@
+package dns
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"gatecontrol/model"
+)
+
+// index is a Config made ready for lookups. It is not written once built.
+type index struct {
+	names   map[string]entry // by lower-case wire name
+	address netip.Addr
+	ttl     uint32 // seconds
+	soa     []byte // RDATA
+	ns      []byte // RDATA, also the primary name in soa
+}
+
+// entry is what is known about one name. The zero value is a name with nothing
+// at it but names below it (an empty non-terminal, RFC 8020).
+type entry struct {
+	kind entryKind
+	up   uint8 // labels between the name and the apex of its zone
+	addr [4]byte
+	ptr  string // wire name
+}
+
+type entryKind uint8
+
+const (
+	emptyName   entryKind = iota
+	zoneApex              // nothing below is ever forwarded
+	hostName              // addr
+	routeDomain           // addr; only address lookups are ours
+	reverseEntry
+)
+
+// neverForwarded are apexes of which nothing is asked upstream.
+var neverForwarded = [...]string{
+	// Addresses that are private or mean this host or link (RFC 6303, RFC 7793).
+	"0.in-addr.arpa", "10.in-addr.arpa", "127.in-addr.arpa", "254.169.in-addr.arpa", "168.192.in-addr.arpa",
+	"255.255.255.255.in-addr.arpa",
+	"c.f.ip6.arpa", "d.f.ip6.arpa", "8.e.f.ip6.arpa", "9.e.f.ip6.arpa", "a.e.f.ip6.arpa", "b.e.f.ip6.arpa",
+	// Names without a place in the public tree (RFC 6761, RFC 7686, RFC 9462 section 6.4).
+	"localhost", "invalid", "onion", "resolver.arpa",
+	// Browsers read NXDOMAIN here as: keep to this resolver, it has names of its own.
+	"use-application-dns.net",
+}
+
+// newIndex checks c and builds its index; zone is a wire name.
+func newIndex(zone string, c Config, serial uint32) (*index, error) {
+	ttl := c.TTL
+	if ttl == 0 {
+		ttl = defaultTTL
+	}
+	if ttl < time.Second || ttl > maxLocalTTL {
+		return nil, model.Invalid("ttl", "must be between a second and a day")
+	}
+	if c.Address.IsValid() && !c.Address.Is4() || !c.Address.IsValid() && len(c.Domains) > 0 {
+		return nil, model.Invalid("address", "the tunnel address must be an IPv4 address")
+	}
+	x := &index{
+		names:   make(map[string]entry, 4*len(c.Records)+len(c.Domains)+128),
+		address: c.Address,
+		ttl:     uint32(ttl / time.Second),
+	}
+	x.ns = append(x.ns, "\x07gateway"+zone...)
+	x.soa = append(append(x.soa, x.ns...), "\x0ahostmaster"+zone...)
+	for _, n := range [...]uint32{serial, 3600, 600, 86400, x.ttl} { // serial, refresh, retry, expire, minimum
+		x.soa = binary.BigEndian.AppendUint32(x.soa, n)
+	}
+	x.addApexes(zone)
+	for _, r := range c.Records {
+		if err := x.addRecord(zone, r); err != nil {
+			return nil, err
+		}
+	}
+	for _, d := range c.Domains {
+		if err := x.addDomain(d); err != nil {
+			return nil, err
+		}
+	}
+	return x, nil
+}
+
+func (x *index) addApexes(zone string) {
+	apex := func(wire string) { x.names[wire] = entry{kind: zoneApex} }
+	for _, name := range neverForwarded {
+		wire, _ := wireName("", name)
+		apex(wire)
+	}
+	for n := 16; n < 32; n++ { // 172.16/12
+		apex(parent(parent(reverseName(netip.AddrFrom4([4]byte{172, byte(n)})))))
+	}
+	for n := 64; n < 128; n++ { // 100.64/10
+		apex(parent(parent(reverseName(netip.AddrFrom4([4]byte{100, byte(n)})))))
+	}
+	apex(reverseName(netip.IPv6Loopback()))
+	apex(reverseName(netip.IPv6Unspecified()))
+	apex(zone)
+}
+
+func (x *index) addRecord(zone string, r Record) error {
+	rel, err := wireName("hostname", r.Name)
+	if err != nil {
+		return err
+	}
+	if !r.Addr.Is4() {
+		return model.Invalid("ip", "the address of %q must be IPv4", r.Name)
+	}
+	full := rel[:len(rel)-1] + zone
+	if len(full) > maxName {
+		return model.Invalid("hostname", "%q is too long below the zone", r.Name)
+	}
+	if err := x.addHost(full, r.Name, entry{kind: hostName, addr: r.Addr.As4()}); err != nil {
+		return err
+	}
+	if parent(rel) == "\x00" {
+		if err := x.addHost(rel, r.Name, entry{kind: hostName, addr: r.Addr.As4()}); err != nil {
+			return err
+		}
+	}
+	x.addBelow(full)
+	reverse := reverseName(r.Addr)
+	if old, ok := x.names[reverse]; !ok || old.kind != reverseEntry {
+		x.names[reverse] = entry{kind: reverseEntry, ptr: full}
+		x.addBelow(reverse)
+	}
+	return nil
+}
+
+func (x *index) addDomain(domain string) error {
+	wire, err := wireName("domain", domain)
+	if err != nil {
+		return err
+	}
+	e := entry{kind: routeDomain, addr: x.address.As4()}
+	if x.depth(wire) > 0 {
+		e.kind = hostName // nothing of it is asked upstream
+	}
+	if err := x.addHost(wire, domain, e); err != nil {
+		return err
+	}
+	x.addBelow(wire)
+	return nil
+}
+
+// addHost enters a name unless it has another address already.
+func (x *index) addHost(wire, shown string, e entry) error {
+	old, taken := x.names[wire]
+	switch {
+	case !taken || old.kind == emptyName:
+		x.names[wire] = e
+	case old.kind == zoneApex:
+		return model.Conflict("hostname", "the name %q is reserved", shown)
+	case old.addr != e.addr:
+		return model.Conflict("hostname", "the name %q is given to two addresses", shown)
+	}
+	return nil
+}
+
+// depth returns how many labels a name is below the apex that it belongs to;
+// zero if it is an apex or belongs to none.
+func (x *index) depth(name string) uint8 {
+	n := uint8(0)
+	for up := name; up != "\x00"; up = parent(up) {
+		switch e := x.names[up]; {
+		case e.kind == zoneApex:
+			return n
+		case e.up > 0: // already known
+			return n + e.up
+		}
+		n++
+	}
+	return 0
+}
+
+// addBelow notes how far name is below its apex, and enters the names between.
+func (x *index) addBelow(name string) {
+	up := name
+	for depth := x.depth(name); depth > 0; depth-- {
+		e := x.names[up]
+		if e.up == depth {
+			return // and so is everything above
+		}
+		e.up = depth
+		x.names[up] = e
+		up = parent(up)
+	}
+}
+
+// lookup answers q from the index, or reports false: it is to be forwarded.
+func (x *index) lookup(buf []byte, q *query) ([]byte, bool) {
+	name := q.key()
+	e, ok := x.names[string(name)]
+	if !ok {
+		return x.lookupApex(buf, q)
+	}
+	if e.kind == routeDomain && !addressLookup(q.kind) {
+		return nil, false // its mail servers and texts are where they were
+	}
+	buf = begin(buf, q, bitAA, dns.RcodeSuccess)
+	switch {
+	case (e.kind == hostName || e.kind == routeDomain) && q.kind == dns.TypeA:
+		buf = record(buf, sectionAnswer, 0, dns.TypeA, x.ttl, e.addr[:])
+	case e.kind == reverseEntry && q.kind == dns.TypePTR:
+		buf = record(buf, sectionAnswer, 0, dns.TypePTR, x.ttl, e.ptr)
+	case e.kind == zoneApex && q.kind == dns.TypeSOA:
+		buf = record(buf, sectionAnswer, 0, dns.TypeSOA, x.ttl, x.soa)
+	case e.kind == zoneApex && q.kind == dns.TypeNS:
+		buf = record(buf, sectionAnswer, 0, dns.TypeNS, x.ttl, x.ns)
+	default:
+		off := 0
+		for range e.up {
+			off += 1 + int(name[off])
+		}
+		buf = record(buf, sectionAuthority, off, dns.TypeSOA, x.ttl, x.soa)
+	}
+	return end(buf, q, dns.RcodeSuccess), true
+}
+
+// lookupApex answers for a name that is not in the index: it does not exist
+// if it is below an apex of ours, or has no dot.
+func (x *index) lookupApex(buf []byte, q *query) ([]byte, bool) {
+	name := q.key()
+	for off := 0; name[off] != 0; off += 1 + int(name[off]) {
+		if x.names[string(name[off:])].kind == zoneApex {
+			buf = begin(buf, q, bitAA, dns.RcodeNameError)
+			buf = record(buf, sectionAuthority, off, dns.TypeSOA, x.ttl, x.soa)
+			return end(buf, q, dns.RcodeNameError), true
+		}
+	}
+	if name[0] != 0 && name[1+int(name[0])] == 0 && !topLevelLookup(q.kind) {
+		return refuse(buf, q, dns.RcodeNameError), true
+	}
+	return nil, false
+}
+
+// addressLookup reports whether a lookup of this type leads to a service. With
+// an HTTPS record (RFC 9460) a browser would find the way around the tunnel.
+func addressLookup(kind uint16) bool {
+	return kind == dns.TypeA || kind == dns.TypeAAAA || kind == dns.TypeHTTPS || kind == dns.TypeSVCB
+}
+
+// topLevelLookup reports whether a lookup of this type at a name without dots
+// is about a top-level domain, as validating resolvers make, not about a host.
+func topLevelLookup(kind uint16) bool {
+	return kind == dns.TypeNS || kind == dns.TypeSOA || kind == dns.TypeDS || kind == dns.TypeDNSKEY
+}
+
+// has reports whether the name of q is a route domain.
+func (x *index) has(q *query) bool { return x.names[string(q.key())].kind == routeDomain }
