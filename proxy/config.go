@@ -1,0 +1,157 @@
+package proxy
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"gatecontrol/model"
+)
+
+// Config is everything that the proxy is asked to serve. It is not changed after
+// Prepare.
+type Config struct {
+	// AdminHosts are the names and IP literals under which the admin API is
+	// reached, over TLS alone. The certificate of the first one is shown to a
+	// client that sends no SNI.
+	AdminHosts []string
+	Routes     []Route
+	// TrustedProxies are the networks whose X-Forwarded-* fields are believed.
+	TrustedProxies []netip.Prefix
+}
+
+// Route publishes one target under one host name.
+type Route struct {
+	ID         model.RouteID
+	Host       string // a DNS name; compared as NormalizeHost says
+	ForceHTTPS bool   // plain requests are redirected instead of served
+	Target     Target
+}
+
+// Target is where the requests of a route go.
+type Target struct {
+	Addr netip.AddrPort
+	// TLS speaks TLS to the backend. Its certificate is not verified: backends
+	// in a home network have none that could be.
+	TLS      bool
+	PeerName string // the peer behind Addr, for the error page and the log; may be empty
+}
+
+// Equal reports whether c and d ask for the same, in the same order.
+func (c Config) Equal(d Config) bool {
+	return slices.Equal(c.AdminHosts, d.AdminHosts) && slices.Equal(c.Routes, d.Routes) &&
+		slices.Equal(c.TrustedProxies, d.TrustedProxies)
+}
+
+// snapshot is a Config as requests read it: immutable, looked up by host.
+type snapshot struct {
+	hosts     map[string]*route
+	routes    map[model.RouteID]*route
+	pools     map[poolKey]*pool
+	adminHost string // the first one
+	trusted   []netip.Prefix
+}
+
+// route is one entry of the host table.
+type route struct {
+	id         model.RouteID // 0 for the admin host
+	host       string        // normalised
+	admin      bool
+	forceHTTPS bool
+	target     Target
+	pool       *pool
+}
+
+// compile checks cfg and indexes it. Pools of targets that prev has, too, are
+// taken over, so that a change elsewhere leaves their connections alone.
+func (s *Server) compile(cfg Config, prev *snapshot) (*snapshot, error) {
+	n := len(cfg.Routes) + len(cfg.AdminHosts)
+	snap := &snapshot{
+		hosts:   make(map[string]*route, n),
+		routes:  make(map[model.RouteID]*route, len(cfg.Routes)),
+		pools:   make(map[poolKey]*pool, len(cfg.Routes)+1),
+		trusted: make([]netip.Prefix, 0, len(cfg.TrustedProxies)),
+	}
+	for i, p := range cfg.TrustedProxies {
+		if !p.IsValid() {
+			return nil, model.Invalid(fmt.Sprintf("trusted_proxies[%d]", i), "not a network")
+		}
+		snap.trusted = append(snap.trusted, p.Masked())
+	}
+	for i, text := range cfg.AdminHosts {
+		field := fmt.Sprintf("admin_hosts[%d]", i)
+		host, ok := adminHost(text)
+		if !ok {
+			return nil, model.Invalid(field, "%q is not a host name", text)
+		}
+		if s.opts.DialAdmin == nil {
+			return nil, model.Invalid(field, "there is no admin API behind it")
+		}
+		if snap.adminHost == "" {
+			snap.adminHost = host
+		}
+		if snap.hosts[host] != nil {
+			return nil, model.Conflict(field, "%q is there twice", host)
+		}
+		snap.hosts[host] = &route{host: host, admin: true, forceHTTPS: true, pool: s.pool(snap, prev, poolKey{})}
+	}
+	table := make([]route, len(cfg.Routes))
+	for i := range cfg.Routes {
+		if err := s.addRoute(snap, prev, &cfg.Routes[i], &table[i]); err != nil {
+			return nil, err
+		}
+	}
+	return snap, nil
+}
+
+func (s *Server) addRoute(snap, prev *snapshot, in *Route, r *route) error {
+	host, ok := NormalizeHost(in.Host)
+	switch {
+	case !ok || portOf([]byte(in.Host)) != 0:
+		return model.Invalid("domain", "%q is not a host name", in.Host)
+	case in.ID <= 0:
+		return model.Invalid("id", "a route needs a positive id")
+	case !in.Target.Addr.IsValid() || in.Target.Addr.Port() == 0:
+		return model.Invalid("target", "%s has no usable target address", host)
+	case in.Target.Addr.Addr().IsUnspecified() || in.Target.Addr.Addr().IsMulticast():
+		return model.Invalid("target", "%s has a target that is nobody's address", host)
+	}
+	if other := snap.hosts[host]; other != nil {
+		if other.admin {
+			return model.Conflict("domain", "%q is the name of the management host", host)
+		}
+		return model.Conflict("domain", "%q belongs to another route", host)
+	}
+	if snap.routes[in.ID] != nil {
+		return model.Conflict("id", "two routes have id %d", in.ID)
+	}
+	key := poolKey{addr: netip.AddrPortFrom(in.Target.Addr.Addr().Unmap(), in.Target.Addr.Port()), tls: in.Target.TLS}
+	if key.tls {
+		key.name = host // goes out as SNI, so the backend may bind the connection to it
+	}
+	*r = route{id: in.ID, host: host, forceHTTPS: in.ForceHTTPS, target: in.Target, pool: s.pool(snap, prev, key)}
+	snap.hosts[host], snap.routes[in.ID] = r, r
+	return nil
+}
+
+// pool returns the pool of key in snap, taken over from prev or new.
+func (s *Server) pool(snap, prev *snapshot, key poolKey) *pool {
+	p := snap.pools[key]
+	if p == nil && prev != nil {
+		p = prev.pools[key]
+	}
+	if p == nil {
+		p = &pool{srv: s, key: key}
+	}
+	snap.pools[key] = p
+	return p
+}
+
+// adminHost also takes a bare IPv6 address, which has no port to be told from.
+func adminHost(text string) (string, bool) {
+	if addr, err := netip.ParseAddr(text); err == nil && addr.Zone() == "" {
+		return addr.Unmap().String(), true
+	}
+	host, ok := NormalizeHost(text)
+	return host, ok && portOf([]byte(text)) == 0
+}

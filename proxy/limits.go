@@ -1,0 +1,127 @@
+package proxy
+
+import (
+	"net/netip"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Sizes that hold for every connection. A request head must fit the buffer of
+// its connection whole, so the sum of the first two bounds that buffer.
+const (
+	maxRequestLine = 8 << 10   // beyond it 414; longer targets are an attack or a bug
+	maxFieldBlock  = 32 << 10  // all field lines of a head; beyond it 431
+	maxFields      = 128       // beyond it 431; browsers send about 20
+	maxAnswerHead  = 64 << 10  // backends set more and longer fields than clients do
+	maxInterim     = 16        // 1xx answers before the final one
+	maxTrailerSize = 8 << 10   // trailer section of a chunked body
+	maxChunkLine   = 1 << 10   // chunk size with its extensions, which nobody uses
+	maxDiscard     = 256 << 10 // unread request body that is thrown away to keep a connection
+	firstBuffer    = 4 << 10   // buffer of a connection; most heads fit
+	pieceSize      = 32 << 10  // bytes moved at once, per direction
+	maxInlineBody  = 16 << 10  // request body that travels in one write with its head
+	maxIdle        = 256       // kept connections per target: one per busy client on a large page
+	maxUpgrades    = 16 << 10  // open WebSockets; each holds two connections and two goroutines
+)
+
+// writeBuffer holds one piece and its chunk frame, so that a chunk leaves in
+// one write.
+const writeBuffer = pieceSize + 64
+
+// limits are the times and counts that tests shorten.
+type limits struct {
+	handshake   time.Duration // TLS handshake, and the ClientHello within it
+	head        time.Duration // a request head, from its first byte, absolute
+	idle        time.Duration // between requests, and before the first one
+	stall       time.Duration // a client that sends nothing of a body, or takes nothing of an answer
+	discard     time.Duration // throwing away the rest of a request body
+	dial        time.Duration // connecting to a backend
+	patience    time.Duration // silence of a backend after which the client is watched for leaving
+	backendIdle time.Duration // an unused backend connection
+	upgradeIdle time.Duration // an upgraded connection on which the client sends nothing
+	grace       time.Duration // upgrades of a route that is gone
+	perAddress  int           // connections per client address (IPv6: per /64)
+	total       int           // connections in all, those to backends included
+}
+
+func defaultLimits() limits {
+	return limits{
+		handshake:   10 * time.Second,
+		head:        10 * time.Second,
+		idle:        120 * time.Second,
+		stall:       60 * time.Second,
+		discard:     5 * time.Second,
+		dial:        3 * time.Second,
+		patience:    time.Second,
+		backendIdle: 2 * time.Minute,
+		upgradeIdle: 24 * time.Hour,
+		grace:       30 * time.Second,
+		perAddress:  4096,
+		total:       connectionCap(),
+	}
+}
+
+// connectionCap is 80 % of the file limit: the rest is left to the store, to
+// listeners and to the admin API, so that a flood never locks the operator out.
+func connectionCap() int {
+	const fallback, most = 8192, 1 << 20
+	var r syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &r); err != nil || r.Cur == 0 {
+		return fallback
+	}
+	return int(min(r.Cur/5*4, most))
+}
+
+// census counts open connections: per client address, and in all. Connections
+// to backends count towards the total but are never refused here, so a full
+// house sheds the newest client rather than the requests of those inside.
+type census struct {
+	mu      sync.Mutex
+	total   int
+	clients map[netip.Prefix]int
+}
+
+// enter admits a connection of addr, or reports that there is no room.
+func (c *census) enter(addr netip.Addr, l *limits) bool {
+	key := countedAs(addr)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.total >= l.total || c.clients[key] >= l.perAddress {
+		return false
+	}
+	if c.clients == nil {
+		c.clients = make(map[netip.Prefix]int)
+	}
+	c.total++
+	c.clients[key]++
+	return true
+}
+
+func (c *census) leave(addr netip.Addr) {
+	key := countedAs(addr)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.total--
+	if c.clients[key]--; c.clients[key] <= 0 {
+		delete(c.clients, key)
+	}
+}
+
+// backend adds n connections to backends, or removes them if n is negative.
+func (c *census) backend(n int) {
+	c.mu.Lock()
+	c.total += n
+	c.mu.Unlock()
+}
+
+// countedAs is whom a client address stands for: itself, or in IPv6 the /64
+// that one subscriber usually has to himself.
+func countedAs(addr netip.Addr) netip.Prefix {
+	bits := 32
+	if addr.Is6() {
+		bits = 64
+	}
+	p, _ := addr.Prefix(bits)
+	return p
+}

@@ -1,0 +1,251 @@
+package proxy
+
+import (
+	"bytes"
+	"net/netip"
+	"strconv"
+
+	"github.com/valyala/fasthttp"
+)
+
+// field is one field line of a head that is being forwarded.
+type field struct {
+	name, value []byte
+	kind        fieldKind
+}
+
+// viaName is our pseudonym in Via (RFC 9110, section 7.6.3).
+const viaName = "gatecontrol"
+
+// request is what forwarding needs to know of a request beside its context. The
+// slices belong to the context.
+type request struct {
+	fields     []field
+	connection []byte // what Connection names
+	upgrade    []byte // the one protocol the client wants to change to
+	trailers   bool   // TE: trailers
+	chunked    bool   // the body has no length
+	replayable bool   // may be sent twice (RFC 9110, section 9.2.2), and has no body
+}
+
+// read collects the fields of a request in the order in which they came.
+func (q *request) read(ctx *fasthttp.RequestCtx) {
+	*q = request{fields: q.fields[:0]}
+	var upgrade []byte
+	upgrades := 0
+	for name, value := range ctx.Request.Header.AllInOrder() {
+		f := field{name, value, classify(name)}
+		switch f.kind {
+		case connectionField:
+			q.connection = joinList(q.connection, value)
+		case upgradeField:
+			upgrade = value
+			upgrades++
+		case teField:
+			q.trailers = q.trailers || listHas(value, "trailers")
+		}
+		q.fields = append(q.fields, f)
+	}
+	body := ctx.Request.IsBodyStream()
+	q.chunked = body && ctx.Request.Header.ContentLength() < 0
+	// A body would have to be told from the bytes of the new protocol, so an
+	// upgrade with one is served without upgrade. So is a list of protocols.
+	if upgrades == 1 && !body && isToken(bytes.ReplaceAll(upgrade, slash, nil)) && !equalFold(upgrade, "h2c") &&
+		listHas(q.connection, "upgrade") && ctx.Request.Header.IsHTTP11() {
+		q.upgrade = upgrade
+	}
+	switch string(ctx.Request.Header.Method()) {
+	case "GET", "HEAD", "OPTIONS", "PUT", "DELETE":
+		q.replayable = !body && q.upgrade == nil
+	}
+}
+
+var slash = []byte{'/'}
+
+// joinList appends a list to a list; the usual case of one line costs nothing.
+func joinList(a, b []byte) []byte {
+	if len(a) == 0 {
+		return b
+	}
+	return append(append(append([]byte(nil), a...), ','), b...)
+}
+
+// forwardable reports whether a plain field goes on: not if Connection names it.
+func forwardable(connection []byte, f *field) bool {
+	if f.kind.protected() {
+		return f.kind < reservedField
+	}
+	if f.kind != plainField {
+		return false
+	}
+	for list := connection; len(list) > 0; {
+		var e []byte
+		if e, list = cutList(list); bytes.EqualFold(e, f.name) {
+			return false
+		}
+	}
+	return true
+}
+
+// appendHead writes the head that the backend gets: method and target byte for
+// byte, the fields of the client without those of its hop and those that are
+// ours, then ours.
+func (q *request) appendHead(b []byte, ctx *fasthttp.RequestCtx, cl client, r *route, trusted bool) []byte {
+	h := &ctx.Request.Header
+	b = append(append(b, h.Method()...), ' ')
+	b = append(append(b, h.RequestURI()...), " HTTP/1.1\r\n"...)
+	for i := range q.fields {
+		f := &q.fields[i]
+		switch f.kind {
+		case cookieField:
+			if r.admin {
+				b = appendField(b, f.name, f.value)
+			} else {
+				b = appendCookies(b, f)
+			}
+		default:
+			if forwardable(q.connection, f) {
+				b = appendField(b, f.name, f.value)
+			}
+		}
+	}
+	if q.chunked {
+		b = append(b, "Transfer-Encoding: chunked\r\n"...)
+		for i := range q.fields {
+			if f := &q.fields[i]; f.kind == trailerField {
+				b = appendTrailerNames(b, f.value)
+			}
+		}
+	}
+	switch {
+	case q.upgrade != nil:
+		b = append(append(append(b, "Connection: Upgrade\r\nUpgrade: "...), q.upgrade...), "\r\n"...)
+	case q.trailers:
+		b = append(b, "Connection: TE\r\nTE: trailers\r\n"...)
+	}
+	b = q.appendForwarded(b, h, cl, trusted)
+	b = appendVia(b, h.IsHTTP11())
+	return append(b, "\r\n"...)
+}
+
+// appendForwarded writes who asked, how and for what. Only a trusted proxy in
+// front of us is believed about it; X-Real-IP is always the connection's peer.
+func (q *request) appendForwarded(b []byte, h *fasthttp.RequestHeader, cl client, trusted bool) []byte {
+	b = append(b, "X-Forwarded-For: "...)
+	var host, proto, port []byte
+	if trusted {
+		for i := range q.fields {
+			switch f := &q.fields[i]; f.kind {
+			case forwardedFor:
+				if len(f.value) > 0 {
+					b = append(append(b, f.value...), ", "...)
+				}
+			case forwardedHost:
+				host = f.value
+			case forwardedProto:
+				proto = f.value
+			case forwardedPort:
+				port = f.value
+			}
+		}
+	}
+	b = appendAddr(b, cl.Address())
+	b = append(b, "\r\nX-Forwarded-Host: "...)
+	if len(host) == 0 {
+		host = h.Host()
+	}
+	b = append(b, host...)
+	b = append(b, "\r\nX-Forwarded-Proto: "...)
+	switch {
+	case len(proto) > 0:
+		b = append(b, proto...)
+	case cl.Secure():
+		b = append(b, "https"...)
+	default:
+		b = append(b, "http"...)
+	}
+	b = append(b, "\r\nX-Forwarded-Port: "...)
+	if len(port) > 0 {
+		b = append(b, port...)
+	} else {
+		b = strconv.AppendUint(b, uint64(publicPort(h.Host(), cl.Secure())), 10)
+	}
+	b = append(b, "\r\nX-Real-IP: "...)
+	b = appendAddr(b, cl.Address())
+	return append(b, "\r\n"...)
+}
+
+// publicPort is the port that the client believes it is talking to.
+func publicPort(host []byte, secure bool) uint16 {
+	switch port := portOf(host); {
+	case port != 0:
+		return port
+	case secure:
+		return 443
+	}
+	return 80
+}
+
+func appendAddr(b []byte, addr netip.Addr) []byte { return addr.AppendTo(b) }
+
+func appendVia(b []byte, http11 bool) []byte {
+	if http11 {
+		return append(b, "Via: 1.1 "+viaName+"\r\n"...)
+	}
+	return append(b, "Via: 1.0 "+viaName+"\r\n"...)
+}
+
+func appendField(b, name, value []byte) []byte {
+	b = append(append(b, name...), ": "...)
+	return append(append(b, value...), "\r\n"...)
+}
+
+// appendCookies forwards a Cookie field without the cookies of our own logins,
+// and not at all if no other is left. What stays, stays byte for byte.
+func appendCookies(b []byte, f *field) []byte {
+	start := len(b)
+	b = append(append(b, f.name...), ": "...)
+	from := len(b)
+	for rest := f.value; len(rest) > 0; {
+		pair, after, _ := bytes.Cut(rest, semicolon)
+		rest = after
+		name, _, _ := bytes.Cut(pair, equals)
+		if ownCookie(trimSpace(name)) {
+			continue
+		}
+		if len(b) > from {
+			b = append(b, ';')
+		} else {
+			pair = bytes.TrimLeft(pair, " \t")
+		}
+		b = append(b, pair...)
+	}
+	if len(b) == from && len(f.value) > 0 {
+		return b[:start]
+	}
+	return append(b, "\r\n"...)
+}
+
+var semicolon, equals = []byte{';'}, []byte{'='}
+
+// ownCookie reports whether a cookie is the session of the admin host or of a
+// route's login, which no backend may see or set.
+func ownCookie(name []byte) bool {
+	return string(name) == "gc.sid" || string(name) == "gc.route.sid"
+}
+
+// appendTrailerNames announces those fields behind the body that may go on.
+func appendTrailerNames(b, list []byte) []byte {
+	sep := "Trailer: "
+	for len(list) > 0 {
+		var name []byte
+		if name, list = cutList(list); isToken(name) && classify(name).inTrailer() {
+			b = append(append(b, sep...), name...)
+			sep = ", "
+		}
+	}
+	if sep == ", " {
+		b = append(b, "\r\n"...)
+	}
+	return b
+}

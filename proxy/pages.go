@@ -1,0 +1,106 @@
+package proxy
+
+import (
+	"encoding/json"
+	"fmt"
+	"html"
+	"math/rand/v2"
+	"strings"
+
+	"github.com/valyala/fasthttp"
+)
+
+// page answers with a small page of ours, as HTML or, for who prefers that, as
+// JSON. It returns the id that it shows and the log repeats. r names the route
+// of a failed backend; it is nil where no route is to blame. Nothing of the
+// request is in a page.
+func (s *Server) page(ctx *fasthttp.RequestCtx, status int, r *route) string {
+	id := fmt.Sprintf("%016x", rand.Uint64())
+	title, text := explain(status, r)
+	fields := "Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\nVary: Accept\r\n"
+	if prefersJSON(ctx) {
+		body, _ := json.Marshal(map[string]any{"ok": false, "error": title, "detail": text, "request_id": id})
+		s.reply(ctx, status, fields+"Content-Type: application/json\r\n", body)
+		return id
+	}
+	fields += "Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'\r\n" +
+		"Content-Type: text/html; charset=utf-8\r\n"
+	s.reply(ctx, status, fields, fmt.Appendf(nil, pageHTML, status, html.EscapeString(title), html.EscapeString(text), id))
+	return id
+}
+
+// reply makes an answer of ours that of the context, whatever was there before.
+// fields are complete field lines.
+func (s *Server) reply(ctx *fasthttp.RequestCtx, status int, fields string, body []byte) {
+	r := s.heads.Get().(*headReader)
+	defer s.heads.Put(r)
+	head := fmt.Appendf(nil, "HTTP/1.1 %d %s\r\n%s", status, fasthttp.StatusMessage(status), fields)
+	ctx.Response.ResetBody()
+	ctx.Response.ImmediateHeaderFlush = false
+	if err := r.read(&ctx.Response.Header, append(appendDate(head), "\r\n"...)); err != nil {
+		ctx.SetStatusCode(status) // cannot be: the head is ours
+	}
+	ctx.Response.SetBody(body)
+}
+
+// pageHTML takes status, title, text and request id.
+const pageHTML = `<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
+<title>%[1]d %[2]s</title>
+<style>
+:root{color-scheme:light dark}
+body{font:16px/1.5 system-ui,sans-serif;max-width:34rem;margin:15vh auto;padding:0 1.5rem}
+h1{font-size:1.4rem;margin:0 0 .5rem}
+p{margin:.5rem 0}
+small{opacity:.7}
+</style></head>
+<body><main><h1>%[2]s</h1><p>%[3]s</p><p><small>Error %[1]d &middot; request %[4]s</small></p></main></body></html>
+`
+
+// explain says what happened and what to check.
+func explain(status int, r *route) (title, text string) {
+	host, behind := "This service", "the service behind it"
+	if r != nil {
+		host = r.host
+		if r.target.PeerName != "" {
+			behind = r.target.PeerName
+		}
+	}
+	switch status {
+	case fasthttp.StatusNotFound:
+		return "Not found", "Nothing is published under this name. Check the address, or ask the operator whether the service is switched on."
+	case fasthttp.StatusMisdirectedRequest:
+		return "Misdirected request", "This connection was opened for another name. Load the page again."
+	case fasthttp.StatusBadGateway:
+		return host + " cannot be reached", "The gateway works, but " + behind + " does not answer. Check that the device is on, connected to the tunnel, and that the service is running."
+	case fasthttp.StatusGatewayTimeout:
+		return host + " does not answer", "The gateway waited for " + behind + " in vain. Check that the device is on and connected to the tunnel."
+	case fasthttp.StatusServiceUnavailable:
+		return "Too busy", "Too many connections are open. Try again in a while."
+	}
+	return "Something went wrong", "The request failed inside the gateway. The log has the details under the request number below."
+}
+
+// prefersJSON reports whether Accept names JSON and not HTML.
+func prefersJSON(ctx *fasthttp.RequestCtx) bool {
+	for name, value := range ctx.Request.Header.AllInOrder() {
+		if equalFold(name, "accept") {
+			accept := strings.ToLower(string(value))
+			return strings.Contains(accept, "json") && !strings.Contains(accept, "html")
+		}
+	}
+	return false
+}
+
+// refusal is the answer to a head that failed the strict checks, complete with
+// framing: it goes to the socket as it is, and the connection ends with it.
+func refusal(status int) []byte {
+	text := fasthttp.StatusMessage(status)
+	allow := ""
+	if status == fasthttp.StatusMethodNotAllowed {
+		allow = "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
+	}
+	return fmt.Appendf(appendDate(fmt.Appendf(nil, "HTTP/1.1 %d %s\r\n%s", status, text, allow)),
+		"Content-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\n"+
+			"Content-Length: %d\r\nConnection: close\r\n\r\n%s\n", len(text)+1, text)
+}

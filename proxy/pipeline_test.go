@@ -1,0 +1,55 @@
+package proxy
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+)
+
+func TestRouting(t *testing.T) {
+	one := backend(t, func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, "one %s %s", r.Host, r.RequestURI) })
+	two := backend(t, func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, "two %s", r.Host) })
+	r := newRig(t, Config{Routes: []Route{
+		{ID: 1, Host: "one.test", Target: Target{Addr: one}},
+		{ID: 2, Host: "Two.Test.", ForceHTTPS: true, Target: Target{Addr: two}},
+	}})
+	c := r.client()
+	for _, tt := range []struct {
+		name, url, host string
+		status          int
+		body, location  string
+	}{
+		{name: "plain", url: "http://one.test/a?b=c", status: 200, body: "one one.test /a?b=c"},
+		{name: "path stays as it is", url: "http://one.test//x/../%2e%2F/a%20b?q=%zz&&", status: 200, body: "one one.test //x/../%2e%2F/a%20b?q=%zz&&"},
+		{name: "upper case and port", url: "http://one.test/", host: "ONE.test:8080", status: 200, body: "one ONE.test:8080 /"},
+		{name: "trailing dot", url: "http://one.test/", host: "one.test.", status: 200, body: "one one.test. /"},
+		{name: "tls", url: "https://one.test/", status: 200, body: "one one.test /"},
+		{name: "tls, stored in another spelling", url: "https://two.test/", status: 200, body: "two two.test"},
+		{name: "forced to https", url: "http://two.test/a%2Fb?x=1", status: 308, location: "https://two.test/a%2Fb?x=1"},
+		{name: "unknown", url: "http://three.test/", status: 404, body: "Nothing is published"},
+		{name: "other name on a connection", url: "https://one.test/", host: "two.test", status: 421, body: "another name"},
+		{name: "unknown name on a connection", url: "https://one.test/", host: "three.test", status: 421},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			req, err := http.NewRequest("GET", tt.url, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tt.host != "" {
+				req.Host = tt.host
+			}
+			resp, err := c.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body := readAll(t, resp)
+			if resp.StatusCode != tt.status || !strings.Contains(body, tt.body) {
+				t.Errorf("got %d %q, want %d with %q", resp.StatusCode, body, tt.status, tt.body)
+			}
+			if got := resp.Header.Get("Location"); got != tt.location {
+				t.Errorf("Location %q, want %q", got, tt.location)
+			}
+		})
+	}
+}

@@ -1,0 +1,331 @@
+// Package proxy is the HTTP plane: it answers on the plain and the TLS port,
+// finds the route of a request by its host, and forwards it to the target behind.
+// It owns its configuration, the connections of clients and to backends, and the
+// internal certificate authority; it dials and listens through functions that it
+// is given, and of ours imports the model package alone.
+//
+// A request passes fasthttp's server loop (server.go, conn.go), the strict checks
+// of its head (head.go), the pipeline (pipeline.go, match.go) and one exchange
+// with a backend (forward.go, outgoing.go, answer.go, upstream.go, upgrade.go).
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/valyala/fasthttp"
+)
+
+// Options are what a Server is made of. Log, Dial and Certificate are needed.
+type Options struct {
+	Log *slog.Logger
+	// Dial connects to a backend, through the tunnel or from the host.
+	Dial func(ctx context.Context, network string, addr netip.AddrPort) (net.Conn, error)
+	// DialAdmin connects to the admin API, which speaks plain HTTP/1.1 there.
+	// Without it there can be no admin hosts.
+	DialAdmin func(ctx context.Context) (net.Conn, error)
+	// Certificate returns the certificate of a name that the current Config
+	// serves, normalised. It may be called from many goroutines at once, and may
+	// take as long as a handshake may.
+	Certificate func(name string) (*tls.Certificate, error)
+	// HTTPSPort is put into redirects to https; 0 and 443 are left out.
+	HTTPSPort uint16
+}
+
+// Server is the HTTP plane. All methods may be called at any time from any
+// goroutine, but Prepare, Commit and Abort by one at a time.
+type Server struct {
+	opts   Options
+	limits limits
+	fast   *fasthttp.Server
+	tls    *tls.Config
+	dialer tlsDialer
+
+	snapshot atomic.Pointer[snapshot]
+	census   census
+	upgrades upgrades
+	draining atomic.Bool
+
+	exchanges, pieces, heads sync.Pool
+
+	mu        sync.Mutex
+	listeners map[net.Listener]struct{}
+	conns     map[*conn]struct{}
+	backends  map[*backendConn]struct{}
+	ended     bool // no connection to a backend may be open any more
+	// running counts connections, upgrades and Serve calls. Additions happen
+	// under mu while draining is false, or from something that is counted.
+	running sync.WaitGroup
+}
+
+// New checks the options. The Server serves nothing until a Config is committed.
+func New(opts Options) (*Server, error) {
+	if opts.Log == nil || opts.Dial == nil || opts.Certificate == nil {
+		return nil, errors.New("proxy: Log, Dial and Certificate are needed")
+	}
+	s := &Server{
+		opts:      opts,
+		limits:    defaultLimits(),
+		listeners: make(map[net.Listener]struct{}),
+		conns:     make(map[*conn]struct{}),
+		backends:  make(map[*backendConn]struct{}),
+	}
+	s.upgrades.open = make(map[*upgrade]struct{})
+	s.fast = &fasthttp.Server{
+		Handler:                       s.handle,
+		HeaderReceived:                headRead,
+		ErrorHandler:                  parserFailed,
+		Logger:                        silent{},
+		ReadBufferSize:                maxRequestLine + maxFieldBlock + 4<<10,
+		WriteBufferSize:               writeBuffer,
+		ReduceMemoryUsage:             true, // buffers are taken when needed: most connections idle
+		DisablePreParseMultipartForm:  true,
+		DisableHeaderNamesNormalizing: true,
+		NoDefaultServerHeader:         true,
+		NoDefaultDate:                 true,
+		NoDefaultContentType:          true,
+		SecureErrorLogMessage:         true,
+	}
+	s.exchanges.New = func() any { return newExchange(s) }
+	s.heads.New = func() any { return new(headReader) }
+	s.pieces.New = func() any { return new(piece) }
+	s.tls = s.tlsConfig()
+	s.dialer = newTLSDialer()
+	s.snapshot.Store(&snapshot{})
+	return s, nil
+}
+
+// Pending is a Config that was checked and serves nothing yet.
+type Pending struct {
+	srv  *Server
+	snap *snapshot
+}
+
+// Prepare checks cfg. Errors are of kind invalid or conflict and name the field.
+func (s *Server) Prepare(cfg Config) (*Pending, error) {
+	snap, err := s.compile(cfg, s.snapshot.Load())
+	if err != nil {
+		return nil, err
+	}
+	return &Pending{srv: s, snap: snap}, nil
+}
+
+// Commit makes the Config the one that new requests see. Requests in flight end
+// on theirs; connections to targets that are gone are closed once unused, and
+// upgrades of routes that are gone after a time of grace.
+func (p *Pending) Commit() {
+	old := p.srv.snapshot.Swap(p.snap)
+	for key, pool := range old.pools {
+		if p.snap.pools[key] != pool {
+			pool.close()
+		}
+	}
+	p.srv.upgrades.judge(p.srv)
+}
+
+// Abort drops the Config. There is nothing to give back: pools without a
+// connection are memory alone.
+func (p *Pending) Abort() {}
+
+// Serve answers on the plain port until ln is closed or the server shut down,
+// and returns nil then. It may be called for several listeners.
+func (s *Server) Serve(ln net.Listener) error { return s.accept(ln, false) }
+
+// ServeTLS answers on the TLS port; ln gives plain connections.
+func (s *Server) ServeTLS(ln net.Listener) error { return s.accept(ln, true) }
+
+func (s *Server) accept(ln net.Listener, secure bool) error {
+	s.mu.Lock()
+	if s.draining.Load() {
+		s.mu.Unlock()
+		_ = ln.Close()
+		return nil
+	}
+	s.listeners[ln] = struct{}{}
+	s.running.Add(1)
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.listeners, ln)
+		s.mu.Unlock()
+		_ = ln.Close()
+		s.running.Done()
+	}()
+	const shortest, longest = 5 * time.Millisecond, time.Second
+	for pause := shortest; ; {
+		nc, err := ln.Accept()
+		if err == nil {
+			pause = shortest
+			s.start(nc, secure)
+			continue
+		}
+		if errors.Is(err, net.ErrClosed) || s.draining.Load() {
+			return nil
+		}
+		if t, ok := err.(interface{ Temporary() bool }); !ok || !t.Temporary() {
+			return err
+		}
+		// Out of file descriptors, most likely: those that are open go on, and
+		// the listener tries again.
+		s.opts.Log.Warn("cannot accept connections", "addr", ln.Addr(), "err", err, "again in", pause)
+		time.Sleep(pause)
+		pause = min(2*pause, longest)
+	}
+}
+
+// start serves one connection, in a goroutine that Shutdown and Close wait for.
+func (s *Server) start(nc net.Conn, secure bool) {
+	remote, local := addrPort(nc.RemoteAddr()), addrPort(nc.LocalAddr())
+	if !s.census.enter(remote.Addr(), &s.limits) {
+		_ = nc.Close()
+		return
+	}
+	sock := &socket{Conn: nc, stall: s.limits.stall}
+	c := &conn{Conn: sock, sock: sock, srv: s, addr: remote.Addr(), port: local.Port(), secure: secure}
+	c.in.r = (*input)(c)
+	s.mu.Lock()
+	if s.draining.Load() {
+		s.mu.Unlock()
+		s.census.leave(remote.Addr())
+		_ = nc.Close()
+		return
+	}
+	s.conns[c] = struct{}{}
+	s.running.Add(1)
+	s.mu.Unlock()
+	go func() {
+		defer s.running.Done()
+		defer s.survive("connection", func() { _ = c.Close() })
+		if secure && !c.handshake() {
+			_ = c.Close()
+			return
+		}
+		if !c.phase.CompareAndSwap(idle, active) {
+			_ = c.Close()
+			return
+		}
+		_ = s.fast.ServeConn(c) // its errors are broken connections; it closes c
+	}()
+}
+
+// gone forgets a connection that was closed.
+func (s *Server) gone(c *conn) {
+	s.census.leave(c.addr)
+	s.mu.Lock()
+	delete(s.conns, c)
+	s.mu.Unlock()
+}
+
+// survive ends a panic at the border of a connection or request.
+func (s *Server) survive(what string, then func()) {
+	if v := recover(); v != nil {
+		s.opts.Log.Error("panic in "+what, "panic", v, "stack", string(debug.Stack()))
+		then()
+	}
+}
+
+// Shutdown stops accepting, ends upgrades, lets requests in flight finish, and
+// closes what idles. If ctx ends first, it closes everything and returns the
+// error of ctx.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.stop((*conn).closeIdle)
+	done := make(chan struct{})
+	go func() { // ends with the last connection, which both ways below bring about
+		s.running.Wait()
+		close(done)
+	}()
+	var err error
+	select {
+	case <-done:
+	case <-ctx.Done():
+		err = ctx.Err()
+		s.stop((*conn).Kill)
+		s.closeBackends()
+		<-done
+	}
+	s.closeBackends()
+	return err
+}
+
+// Close ends everything at once and waits for it.
+func (s *Server) Close() error {
+	s.stop((*conn).Kill)
+	s.closeBackends()
+	s.running.Wait()
+	s.closeBackends()
+	return nil
+}
+
+// stop closes listeners and upgrades, and does to every connection what end does.
+func (s *Server) stop(end func(*conn)) {
+	s.mu.Lock()
+	s.draining.Store(true)
+	for ln := range s.listeners {
+		_ = ln.Close()
+	}
+	all := make([]*conn, 0, len(s.conns))
+	for c := range s.conns {
+		all = append(all, c)
+	}
+	s.mu.Unlock()
+	s.upgrades.closeAll()
+	for _, c := range all {
+		end(c)
+	}
+}
+
+// opened counts a new connection to a backend; closed, one that was closed.
+func (s *Server) opened(bc *backendConn) {
+	s.census.backend(1)
+	s.mu.Lock()
+	s.backends[bc] = struct{}{}
+	ended := s.ended
+	s.mu.Unlock()
+	if ended {
+		_ = bc.Close()
+	}
+}
+
+func (s *Server) closed(bc *backendConn) {
+	s.census.backend(-1)
+	s.mu.Lock()
+	delete(s.backends, bc)
+	s.mu.Unlock()
+}
+
+// closeBackends ends the pools and every connection to a backend, in use or not,
+// so that no exchange waits for anything any more.
+func (s *Server) closeBackends() {
+	for _, p := range s.snapshot.Load().pools {
+		p.close()
+	}
+	s.mu.Lock()
+	s.ended = true
+	all := make([]*backendConn, 0, len(s.backends))
+	for bc := range s.backends {
+		all = append(all, bc)
+	}
+	s.mu.Unlock()
+	closeConns(all)
+}
+
+func addrPort(a net.Addr) netip.AddrPort {
+	if t, ok := a.(*net.TCPAddr); ok {
+		ap := t.AddrPort()
+		return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
+	}
+	return netip.AddrPortFrom(netip.IPv4Unspecified(), 0) // an in-memory connection
+}
+
+// silent is fasthttp's logger: its messages can hold bytes of a request.
+type silent struct{}
+
+func (silent) Printf(string, ...any) {}

@@ -1,0 +1,248 @@
+package proxy
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// poolKey is what backend connections are alike in. The zero key is the admin API.
+type poolKey struct {
+	addr netip.AddrPort
+	tls  bool
+	name string // SNI of a TLS backend
+}
+
+// pool keeps unused connections to one target. It outlives the snapshots that
+// refer to it, and is closed when none does any more.
+type pool struct {
+	srv *Server
+	key poolKey
+
+	mu     sync.Mutex
+	idle   []*backendConn // the last one was used last
+	closed bool
+	sweep  *time.Timer // set while something may idle
+	failed failureLog
+}
+
+// backendConn is one connection to a backend, used by one exchange at a time.
+type backendConn struct {
+	net.Conn
+	srv    *Server
+	in     source
+	body   body
+	ex     *exchange // whose answer is read; nil after an upgrade
+	readBy time.Time
+	used   time.Time // when it was put back
+	reused bool
+	sock   syscall.RawConn // for alive; nil if it is no socket
+	once   atomic.Bool
+}
+
+// get returns a connection: a kept one if there is and if fresh does not ask for
+// a new one. sure asks for one that is known to be alive, for requests that
+// cannot be sent twice.
+func (p *pool) get(fresh, sure bool) (*backendConn, error) {
+	for !fresh {
+		bc := p.take()
+		if bc == nil {
+			break
+		}
+		if sure && !bc.alive() {
+			_ = bc.Close()
+			continue
+		}
+		bc.reused = true
+		return bc, nil
+	}
+	return p.dial()
+}
+
+func (p *pool) take() *backendConn {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := len(p.idle) - 1
+	if n < 0 {
+		return nil
+	}
+	bc := p.idle[n]
+	p.idle[n] = nil
+	p.idle = p.idle[:n]
+	return bc
+}
+
+// put keeps a connection whose last exchange ended clean.
+func (p *pool) put(bc *backendConn) {
+	bc.ex = nil
+	bc.used = time.Now()
+	bc.in.shrink()
+	p.mu.Lock()
+	if p.closed || len(p.idle) >= maxIdle {
+		p.mu.Unlock()
+		_ = bc.Close()
+		return
+	}
+	p.idle = append(p.idle, bc)
+	if p.sweep == nil {
+		p.sweep = time.AfterFunc(p.srv.limits.backendIdle, p.expire)
+	}
+	p.mu.Unlock()
+}
+
+// expire closes what was not used for the idle limit, and comes again while
+// anything is kept. The oldest connections are in front.
+func (p *pool) expire() {
+	limit := p.srv.limits.backendIdle
+	oldest := time.Now().Add(-limit)
+	p.mu.Lock()
+	n := 0
+	for n < len(p.idle) && !p.idle[n].used.After(oldest) {
+		n++
+	}
+	old := append([]*backendConn(nil), p.idle[:n]...)
+	kept := copy(p.idle, p.idle[n:])
+	clear(p.idle[kept:])
+	p.idle = p.idle[:kept]
+	if kept > 0 && !p.closed {
+		p.sweep.Reset(limit / 4)
+	} else {
+		p.sweep = nil
+	}
+	p.mu.Unlock()
+	closeConns(old)
+}
+
+// close ends the pool: unused connections now, those in use when they come back.
+func (p *pool) close() {
+	p.mu.Lock()
+	idle := p.idle
+	p.idle, p.closed = nil, true
+	if p.sweep != nil {
+		p.sweep.Stop()
+		p.sweep = nil
+	}
+	p.mu.Unlock()
+	closeConns(idle)
+}
+
+func closeConns(all []*backendConn) {
+	for _, bc := range all {
+		_ = bc.Close()
+	}
+}
+
+// dial opens a connection, within the dial limit for the backend and, where it
+// has one, as much again for the TLS handshake.
+func (p *pool) dial() (*backendConn, error) {
+	s := p.srv
+	ctx, cancel := context.WithTimeout(context.Background(), s.limits.dial)
+	defer cancel()
+	var nc net.Conn
+	var err error
+	if p.key == (poolKey{}) {
+		nc, err = s.opts.DialAdmin(ctx)
+	} else {
+		nc, err = s.opts.Dial(ctx, "tcp", p.key.addr)
+	}
+	if err != nil {
+		return nil, err
+	}
+	bc := &backendConn{srv: s}
+	if sc, ok := nc.(syscall.Conn); ok {
+		bc.sock, _ = sc.SyscallConn()
+	}
+	bc.Conn = &socket{Conn: nc, stall: backendStall}
+	if p.key.tls {
+		ctx, cancel := context.WithTimeout(context.Background(), s.limits.dial)
+		defer cancel()
+		if bc.Conn, err = s.dialer.wrap(ctx, bc.Conn, p.key.name); err != nil {
+			return nil, err
+		}
+	}
+	bc.in.r = (*backendInput)(bc)
+	s.opened(bc)
+	return bc, nil
+}
+
+// backendStall ends the wait for a backend that takes nothing of a request. It
+// is long, because slow devices pause between the pieces of an upload.
+const backendStall = 10 * time.Minute
+
+func (bc *backendConn) Close() error {
+	if bc.once.Swap(true) {
+		return nil
+	}
+	bc.srv.closed(bc)
+	return bc.Conn.Close()
+}
+
+// alive reports whether an unused connection is still open: a backend that
+// closed it, or sent something that nobody asked for, has made it readable. What
+// is no socket is trusted for a moment alone.
+func (bc *backendConn) alive() bool {
+	const moment = 500 * time.Millisecond
+	if bc.sock == nil {
+		return time.Since(bc.used) < moment
+	}
+	open := false
+	err := bc.sock.Read(func(fd uintptr) bool {
+		var b [1]byte
+		_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		open = err == syscall.EAGAIN
+		return true
+	})
+	return err == nil && open
+}
+
+// backendInput is a backendConn as the io.Reader below its source. A backend may
+// be silent for as long as it likes, but not for a client that has left: after a
+// while of silence the exchange watches the client.
+type backendInput backendConn
+
+func (i *backendInput) Read(p []byte) (int, error) {
+	bc := (*backendConn)(i)
+	for {
+		ex := bc.ex
+		if ex != nil && !ex.watching {
+			now := time.Now()
+			patience := ex.srv.limits.patience
+			if left := bc.readBy.Sub(now); left < patience/2 {
+				bc.readBy = now.Add(patience)
+				_ = bc.Conn.SetReadDeadline(bc.readBy)
+			}
+		}
+		n, err := bc.Conn.Read(p)
+		if n > 0 || err == nil || ex == nil || ex.watching || !isTimeout(err) {
+			return n, err
+		}
+		if ex.watch() {
+			bc.readBy = time.Time{}
+			_ = bc.Conn.SetReadDeadline(time.Time{})
+		}
+	}
+}
+
+// failureLog keeps the failures of one target from filling the log: the first
+// one is logged, and from then on at most one a minute, with their number.
+type failureLog struct {
+	mu      sync.Mutex
+	last    time.Time
+	skipped int
+}
+
+// next reports whether to log a failure at now, and how many were not since.
+func (f *failureLog) next(now time.Time) (skipped int, log bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if now.Sub(f.last) < time.Minute {
+		f.skipped++
+		return 0, false
+	}
+	skipped, f.skipped, f.last = f.skipped, 0, now
+	return skipped, true
+}
