@@ -1,12 +1,10 @@
 package store
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/fnv"
-	"io"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 
 	"go.etcd.io/bbolt"
@@ -15,35 +13,83 @@ import (
 	"gatecontrol/model"
 )
 
-// maxChecked is the size up to which every page of a file is walked at start.
-// Beyond it, which only long histories reach, the walk would delay the start;
-// the meta pages and the size are checked always.
-const maxChecked = 32 << 20
-
-// openFile opens one bbolt file, creating it with mode 0600. bbolt maps the
-// file into memory and trusts it, so what could fault is looked at first.
+// openFile opens one bbolt file, creating it with mode 0600. A file that is there
+// is checked first, under a lock that keeps writers out.
 func openFile(path string) (_ *bbolt.DB, err error) {
-	if err := checkMeta(path); err != nil {
-		return nil, damaged(path, err)
-	}
-	b, err := bbolt.Open(path, 0o600, &bbolt.Options{
-		Timeout:      lockTimeout,
-		FreelistType: bbolt.FreelistMapType,
-	})
+	fi, err := os.Stat(path)
 	switch {
+	case errors.Is(err, os.ErrNotExist):
+		createFile(path)
+	case err == nil && fi.Size() > 0:
+		if err := checkLocked(path); err != nil {
+			return nil, err
+		}
+	}
+	b, err := openBolt(path, &bbolt.Options{Timeout: lockTimeout, FreelistType: bbolt.FreelistMapType})
+	return b, openError(path, err)
+}
+
+// createFile makes an empty store aside and gives it its name when it is whole:
+// bbolt writes the first pages of a file in place, and one that was killed over
+// that could not start again. The name is given by a link, which never replaces
+// what another process has made meanwhile. Where none of that works, bbolt
+// creates the file itself, or tells why not.
+func createFile(path string) {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // mode 0600
+	if err != nil {
+		return
+	}
+	_ = f.Close()
+	defer func() { _ = os.Remove(f.Name()) }()
+	b, err := openBolt(f.Name(), &bbolt.Options{})
+	if err == nil && b.Close() == nil && os.Link(f.Name(), path) == nil {
+		_ = syncDir(filepath.Dir(path))
+	}
+}
+
+func checkLocked(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return openError(path, err)
+	}
+	_, err = readMeta(f) // before bbolt maps it
+	_ = f.Close()
+	if err != nil {
+		return damaged(path, err)
+	}
+	b, err := openBolt(path, &bbolt.Options{Timeout: lockTimeout, ReadOnly: true})
+	if err != nil {
+		return openError(path, err)
+	}
+	defer b.Close()
+	if err := checkFile(path); err != nil {
+		return damaged(path, err)
+	}
+	return nil
+}
+
+// openBolt opens path. What bbolt still stumbles over comes back as an error.
+func openBolt(path string, o *bbolt.Options) (b *bbolt.DB, err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil {
+			b, err = nil, fmt.Errorf("broken structure: %v", r)
+		}
+	}()
+	return bbolt.Open(path, 0o600, o)
+}
+
+func openError(path string, err error) error {
+	switch {
+	case err == nil:
+		return nil
 	case errors.Is(err, bolterrors.ErrTimeout):
-		return nil, &model.Error{Kind: model.KindConflict, Err: err,
+		return &model.Error{Kind: model.KindConflict, Err: err,
 			Message: fmt.Sprintf("another gatecontrol process uses %s; stop it, or give this one a directory of its own with GC_DATA_DIR", path)}
 	case errors.Is(err, os.ErrPermission):
-		return nil, unavailable(err, "%s cannot be opened by user id %d; give that user the file and its directory", path, os.Getuid())
-	case err != nil:
-		return nil, damaged(path, err)
+		return unavailable(err, "%s cannot be opened by user id %d; give that user the file and its directory", path, os.Getuid())
 	}
-	if err := checkPages(b); err != nil {
-		_ = b.Close()
-		return nil, damaged(path, err)
-	}
-	return b, nil
+	return damaged(path, err)
 }
 
 func damaged(path string, err error) error {
@@ -52,83 +98,4 @@ func damaged(path string, err error) error {
 		hint = "the newest good copy is " + path + preMigration
 	}
 	return unavailable(err, "%s is damaged and was left as it is; %s", path, hint)
-}
-
-// Layout of bbolt's two meta pages (bbolt internal/common): a page header of 16
-// bytes, then the record below, in the byte order of the machine.
-const (
-	pageHeader  = 16
-	metaMagic   = 0xED0CDAED
-	metaSummed  = 56 // bytes under the FNV-1a checksum
-	metaSize    = metaSummed + 8
-	minPageSize = 512
-	maxPageSize = 1 << 20
-)
-
-// checkMeta refuses a file whose valid meta pages point behind its end, which
-// bbolt would only notice as a memory fault, and one with no valid meta page.
-// A missing or empty file is fine.
-func checkMeta(path string) error {
-	f, err := os.Open(path)
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, os.ErrPermission) {
-		return nil // the latter gets its own message when bbolt opens the file
-	}
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	fi, err := f.Stat()
-	if err != nil || fi.Size() == 0 {
-		return err
-	}
-	first := make([]byte, pageHeader+metaSize)
-	if _, err := io.ReadFull(f, first); err != nil {
-		return fmt.Errorf("too short for a store")
-	}
-	pageSize := int64(os.Getpagesize())
-	if size := int64(binary.NativeEndian.Uint32(first[pageHeader+8:])); size >= minPageSize && size <= maxPageSize {
-		pageSize = size
-	}
-	second := make([]byte, pageHeader+metaSize)
-	_, _ = f.ReadAt(second, pageSize)
-	valid := false
-	for _, page := range [][]byte{first, second} {
-		m := page[pageHeader:]
-		sum := fnv.New64a()
-		_, _ = sum.Write(m[:metaSummed])
-		if binary.NativeEndian.Uint32(m) != metaMagic || binary.NativeEndian.Uint64(m[metaSummed:]) != sum.Sum64() {
-			continue
-		}
-		valid = true
-		if used := int64(binary.NativeEndian.Uint64(m[40:])); used*pageSize > fi.Size() {
-			return fmt.Errorf("%d bytes, but its last page ends at %d", fi.Size(), used*pageSize)
-		}
-	}
-	if !valid {
-		return fmt.Errorf("not a store, or both of its headers are broken")
-	}
-	return nil
-}
-
-// checkPages walks the whole file. A page that lies makes bbolt panic or touch
-// memory behind the map; both come back as an error.
-func checkPages(b *bbolt.DB) (err error) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("broken structure: %v", r)
-		}
-	}()
-	return b.View(func(tx *bbolt.Tx) error {
-		if tx.Size() > maxChecked {
-			return nil
-		}
-		var first error
-		for err := range tx.Check() { // drain, or its goroutine never ends
-			if first == nil {
-				first = err
-			}
-		}
-		return first
-	})
 }

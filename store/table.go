@@ -160,8 +160,16 @@ func (t *Table[K, V]) Backward(tx *Tx) iter.Seq2[*V, error] {
 	}
 }
 
-// Len counts the records.
-func (t *Table[K, V]) Len(tx *Tx) int { return tx.b.Bucket([]byte(t.name)).Stats().KeyN }
+// Len counts the records, those that tx itself has written included; bbolt's own
+// statistics would not see these.
+func (t *Table[K, V]) Len(tx *Tx) int {
+	n := 0
+	c := tx.b.Bucket([]byte(t.name)).Cursor()
+	for k, _ := c.First(); k != nil; k, _ = c.Next() {
+		n++
+	}
+	return n
+}
 
 // Find returns the record with the given key in a unique index, nil if there is
 // none.

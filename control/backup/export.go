@@ -1,0 +1,143 @@
+package backup
+
+import (
+	"iter"
+	"strings"
+
+	"gatecontrol/model"
+	"gatecontrol/store"
+)
+
+// fill reads every section. A record that cannot be read fails the backup: one
+// that silently lacks something is found out when it is too late.
+func (d *Data) fill(tx *store.Tx) error {
+	users := make(map[model.UserID]string)
+	if err := each(store.Users.All(tx), func(u *model.User) error {
+		users[u.ID] = u.Username
+		d.Users = append(d.Users, user(u))
+		return nil
+	}); err != nil {
+		return err
+	}
+	peers := make(map[model.PeerID]string)
+	if err := each(store.Peers.All(tx), func(p *model.Peer) error {
+		peers[p.ID] = p.Name
+		c, err := store.Counters.Get(tx, p.ID)
+		if err != nil {
+			return err
+		}
+		d.Peers = append(d.Peers, peer(p, c, users[p.User]))
+		if p.Gateway != nil {
+			d.GatewayMeta = append(d.GatewayMeta, gateway(p))
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	if err := each(store.Routes.All(tx), func(r *model.Route) error {
+		d.Routes = append(d.Routes, route(r, peers[r.Target.Peer]))
+		return nil
+	}); err != nil {
+		return err
+	}
+	if err := each(store.Tokens.All(tx), func(t *model.Token) error {
+		d.APITokens = append(d.APITokens, token(t, peers[t.Peer], users[t.User]))
+		return nil
+	}); err != nil {
+		return err
+	}
+	return each(store.Settings.All(tx), func(s *store.Setting) error {
+		d.Settings = append(d.Settings, Setting{s.Key, s.Value})
+		return nil
+	})
+}
+
+func each[V any](seq iter.Seq2[*V, error], f func(*V) error) error {
+	for v, err := range seq {
+		if err != nil {
+			return err
+		}
+		if err := f(v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func peer(p *model.Peer, c *model.PeerCounters, owner string) Peer {
+	prefixes := make([]string, len(p.AllowedIPs))
+	for i, a := range p.AllowedIPs {
+		prefixes[i] = a.String()
+	}
+	dns := make([]string, len(p.DNS))
+	for i, a := range p.DNS {
+		dns[i] = a.String()
+	}
+	out := Peer{
+		Name: p.Name, Description: p.Description, PublicKey: p.PublicKey.String(),
+		PrivateKeyEncrypted: orNull(p.PrivateKey), PresharedKeyEncrypted: orNull(p.PresharedKey),
+		AllowedIPs: strings.Join(prefixes, ", "), DNS: orNull(strings.Join(dns, ",")),
+		PersistentKeepalive: p.Keepalive, Enabled: bit(p.Enabled), Tags: p.Tags,
+		ExpiresAt: isoOrNull(p.ExpiresAt), Hostname: orNull(p.Hostname),
+		HostnameSource:     orNull(string(p.HostnameSource)),
+		HostnameReportedAt: datetimeOrNull(p.HostnameReportedAt),
+		PeerType:           p.Type, CreatedAt: datetime(p.CreatedAt), UpdatedAt: datetime(p.UpdatedAt),
+		UserName: orNull(owner),
+	}
+	if c != nil {
+		out.TotalRx, out.TotalTx = c.TotalRx, c.TotalTx
+		if !c.LastHandshake.IsZero() {
+			out.LatestHandshake = c.LastHandshake.Unix()
+		}
+	}
+	return out
+}
+
+func gateway(p *model.Peer) Gateway {
+	return Gateway{
+		PeerName: p.Name, APIPort: p.Gateway.APIPort, ProxyPort: p.Gateway.ProxyPort,
+		APITokenHash: p.Gateway.APITokenHash, PushTokenEncrypted: p.Gateway.PushToken,
+		CreatedAt: p.CreatedAt.UnixMilli(),
+	}
+}
+
+func route(r *model.Route, peerName string) Route {
+	out := routeDefaults()
+	out.Domain, out.Description = orNull(r.Domain), r.Description
+	out.TargetIP, out.TargetPort = r.Target.Addr.String(), r.Target.Port
+	out.HTTPSEnabled, out.BackendHTTPS = bit(r.ForceHTTPS), bit(r.BackendHTTPS)
+	out.Enabled, out.RouteType = bit(r.Enabled), r.Type
+	if r.L4 != nil {
+		ports := r.L4.Ports.String()
+		out.L4Protocol, out.L4ListenPort, out.L4TLSMode = &r.L4.Network, &ports, &r.L4.TLS
+	}
+	out.CreatedAt, out.UpdatedAt = datetime(r.CreatedAt), datetime(r.UpdatedAt)
+	out.PeerName = orNull(peerName)
+	return out
+}
+
+func user(u *model.User) User {
+	return User{
+		Username: u.Username, DisplayName: u.DisplayName, Email: orNull(u.Email),
+		PasswordHash: u.PasswordHash, Role: u.Role, Language: u.Language, Theme: u.Theme,
+		Enabled: bit(u.Enabled), MustChange: bit(u.MustChange),
+		LastLoginAt: datetimeOrNull(u.LastLoginAt),
+		CreatedAt:   datetime(u.CreatedAt), UpdatedAt: datetime(u.UpdatedAt),
+	}
+}
+
+func token(t *model.Token, peerName, userName string) Token {
+	return Token{
+		Name: t.Name, TokenHash: t.Hash, Scopes: jsonText(t.Scopes),
+		CreatedAt: datetime(t.CreatedAt), ExpiresAt: isoOrNull(t.ExpiresAt), LastUsedAt: datetimeOrNull(t.LastUsedAt),
+		PeerName: orNull(peerName), UserName: orNull(userName),
+	}
+}
+
+// orNull is s, or null for the empty text.
+func orNull[T ~string](s T) *T {
+	if s == "" {
+		return nil
+	}
+	return &s
+}

@@ -1,0 +1,215 @@
+package backup
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"flag"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"gatecontrol/model"
+	"gatecontrol/store"
+)
+
+var updateGolden = flag.Bool("update", false, "rewrite testdata")
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var noon = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+
+func newService(t testing.TB) (*Service, *store.DB) {
+	t.Helper()
+	sealer, err := store.NewSealer(model.Secret(strings.Repeat("5a", 32)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	db, err := store.Open(store.Options{Dir: t.TempDir(), Sealer: sealer, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	return New(Options{DB: db, Now: func() time.Time { return noon }}), db
+}
+
+// The sealed texts of the filled store; a real one differs with every sealing.
+const (
+	sealedPrivate   = "000000000000000000000001:00000000000000000000000000000001:01"
+	sealedPreshared = "000000000000000000000002:00000000000000000000000000000002:02"
+	sealedPush      = "000000000000000000000003:00000000000000000000000000000003:03"
+)
+
+// fill stores one of everything that a backup holds.
+func fill(t testing.TB, db *store.DB) {
+	t.Helper()
+	text := func(s string) *string { return &s }
+	at := func(d time.Duration) *time.Time { t := noon.Add(d); return &t }
+	prefix := func(s string) []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix(s)} }
+	ip := netip.MustParseAddr
+	err := db.Update(context.Background(), func(tx *store.Tx) error {
+		user := &model.User{
+			Username: "anna", DisplayName: "Anna", Email: "anna@example.com", PasswordHash: "$argon2id$v=19$x", Role: model.RoleAdmin,
+			Language: "de", Theme: "default", Enabled: true, LastLoginAt: at(0), CreatedAt: noon, UpdatedAt: noon,
+		}
+		if err := store.Users.Insert(tx, user); err != nil {
+			return err
+		}
+		nas := &model.Peer{
+			Name: "nas", Description: text("cellar"), Type: model.PeerRegular, Enabled: true, User: user.ID,
+			PublicKey: model.PublicKey{1}, PrivateKey: sealedPrivate, PresharedKey: sealedPreshared,
+			AllowedIPs: prefix("10.8.0.2/32"), DNS: []netip.Addr{ip("1.1.1.1"), ip("9.9.9.9")}, Keepalive: 25,
+			Tags: "home, NAS", ExpiresAt: at(24 * time.Hour), Hostname: "nas", HostnameSource: model.HostnameAdmin,
+			HostnameReportedAt: at(time.Minute), CreatedAt: noon, UpdatedAt: noon,
+		}
+		home := &model.Peer{
+			Name: "home", Type: model.PeerGateway, PublicKey: model.PublicKey{2}, AllowedIPs: prefix("10.8.0.3/32"),
+			Gateway:   &model.GatewayAccess{APIPort: 9876, ProxyPort: 8080, APITokenHash: "sha256:ab", PushToken: sealedPush},
+			CreatedAt: noon, UpdatedAt: noon,
+		}
+		for _, p := range []*model.Peer{nas, home} {
+			if err := store.Peers.Insert(tx, p); err != nil {
+				return err
+			}
+		}
+		if err := store.Counters.Put(tx, &model.PeerCounters{ID: nas.ID, TotalRx: 5, TotalTx: 6, LastHandshake: noon}); err != nil {
+			return err
+		}
+		for _, r := range []*model.Route{
+			{Type: model.RouteHTTP, Domain: "nas.example.com", Enabled: true, Target: model.Target{Peer: nas.ID, Addr: ip("10.8.0.2"), Port: 5000}, ForceHTTPS: true, CreatedAt: noon, UpdatedAt: noon},
+			{Type: model.RouteL4, Target: model.Target{Addr: ip("127.0.0.1"), Port: 1}, Description: text("games"),
+				L4: &model.L4{Network: "udp", Ports: model.PortRange{First: 5000, Last: 5010}, TLS: model.TLSNone}, CreatedAt: noon, UpdatedAt: noon},
+		} {
+			if err := store.Routes.Insert(tx, r); err != nil {
+				return err
+			}
+		}
+		token := &model.Token{
+			Name: "script", Hash: "cd", Scopes: []model.Scope{model.ScopePeers, model.ScopeClientDNS}, User: user.ID, Peer: nas.ID,
+			ExpiresAt: at(time.Hour), CreatedAt: noon,
+		}
+		if err := store.Tokens.Insert(tx, token); err != nil {
+			return err
+		}
+		return store.Settings.Put(tx, &store.Setting{Key: "custom_dns", Value: "9.9.9.9"})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func export(t testing.TB, s *Service) (text []byte) {
+	t.Helper()
+	a, err := s.Export(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text, err = json.MarshalIndent(a, "", "  "); err != nil {
+		t.Fatal(err)
+	}
+	return append(text, '\n')
+}
+
+func TestExport(t *testing.T) {
+	for name, filled := range map[string]bool{"empty": false, "full": true} {
+		t.Run(name, func(t *testing.T) {
+			s, db := newService(t)
+			if filled {
+				fill(t, db)
+			}
+			got := export(t, s)
+			path := filepath.Join("testdata", name+".json")
+			if *updateGolden {
+				if err := os.MkdirAll("testdata", 0o755); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(path, got, 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(got, want) {
+				t.Errorf("%s differs, got:\n%s", path, got)
+			}
+		})
+	}
+}
+
+// columns are those that a file of version 4 has, by section.
+var columns = map[string]string{
+	"peers": `name description public_key private_key_encrypted preshared_key_encrypted allowed_ips endpoint dns persistent_keepalive
+		enabled transfer_rx transfer_tx latest_handshake total_rx total_tx tags expires_at hostname hostname_source
+		hostname_reported_at peer_type created_at updated_at group_name`,
+	"routes": `domain target_ip target_port description https_enabled backend_https basic_auth_enabled basic_auth_user
+		basic_auth_password_hash enabled route_type l4_protocol l4_listen_port l4_tls_mode branding_title branding_text branding_logo
+		branding_color branding_bg branding_bg_image ip_filter_enabled ip_filter_mode ip_filter_rules monitoring_enabled monitoring_status
+		monitoring_last_check monitoring_last_change monitoring_response_time acl_enabled compress_enabled custom_headers
+		rate_limit_enabled rate_limit_requests rate_limit_window retry_enabled retry_count retry_match_status backends sticky_enabled
+		sticky_cookie_name sticky_cookie_ttl circuit_breaker_enabled circuit_breaker_threshold circuit_breaker_timeout mirror_enabled
+		mirror_targets debug_enabled bot_blocker_enabled bot_blocker_mode bot_blocker_count bot_blocker_config user_ids target_kind
+		target_lan_host target_lan_port wol_enabled wol_mac created_at updated_at peer_name target_peer_name acl_peer_names`,
+	"users": `username display_name email password_hash role language theme enabled last_login_at created_at updated_at`,
+	"api_tokens": `name token_hash scopes created_at expires_at last_used_at machine_fingerprint machine_binding_enabled
+		split_tunnel_override peer_name user_name`,
+	"gateway_meta": `api_port api_token_hash push_token_encrypted needs_repair last_seen_at last_config_hash last_health created_at peer_name`,
+	"settings":     `key value`,
+}
+
+// additions are columns of ours beside them.
+var additions = map[string]string{
+	"peers": "user_name", "routes": "user_names external_enabled", "users": "must_change_password", "gateway_meta": "proxy_port",
+}
+
+func TestExportHasEveryColumn(t *testing.T) {
+	s, db := newService(t)
+	fill(t, db)
+	var file struct {
+		Version int
+		Data    map[string][]map[string]any
+	}
+	if err := json.Unmarshal(export(t, s), &file); err != nil {
+		t.Fatal(err)
+	}
+	sections := "api_tokens gateway_meta peer_groups peers rdp_routes route_auth routes service_bundles settings tags users webhooks"
+	if got := strings.Join(slices.Sorted(maps.Keys(file.Data)), " "); got != sections || file.Version != 4 {
+		t.Errorf("version %d, sections %s", file.Version, got)
+	}
+	for section, want := range columns {
+		if len(file.Data[section]) == 0 {
+			t.Errorf("%s is empty", section)
+		}
+		expected := append(strings.Fields(want), strings.Fields(additions[section])...)
+		slices.Sort(expected)
+		for _, entry := range file.Data[section] {
+			if got := slices.Sorted(maps.Keys(entry)); !slices.Equal(got, expected) {
+				t.Errorf("%s has\n%v, want\n%v", section, got, expected)
+			}
+		}
+	}
+}
+
+func TestExportEvent(t *testing.T) {
+	s, db := newService(t)
+	export(t, s)
+	err := db.View(func(tx *store.Tx) error {
+		e, err := store.Outbox.Get(tx, 1)
+		if err != nil || e == nil || e.Type != "backup_created" || e.Severity != model.SeverityInfo {
+			t.Errorf("event %+v, %v", e, err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,185 @@
+package peers
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"gatecontrol/control/events"
+	"gatecontrol/model"
+	"gatecontrol/store"
+)
+
+// Update changes the fields of a peer that in holds.
+func (s *Service) Update(ctx context.Context, id model.PeerID, in Input) (View, error) {
+	return s.update(ctx, func(tx *store.Tx, now time.Time) (*model.Peer, error) {
+		p, err := load(tx, id)
+		if err != nil {
+			return nil, err
+		}
+		var bad model.Invalids
+		if err := in.apply(tx, p, &s.o.Tunnel, &bad); err != nil {
+			return nil, err
+		}
+		if in.Enabled.Set {
+			p.Enabled = in.Enabled.Value
+		}
+		if in.PublicKey.Value != "" && in.PublicKey.Value != p.PublicKey.String() {
+			bad.Add("public_key", "cannot be changed; add a peer for another device")
+		}
+		if err := bad.Err(); err != nil {
+			return nil, err
+		}
+		p.UpdatedAt = now
+		if err := put(store.Peers.Put(tx, p)); err != nil {
+			return nil, err
+		}
+		return p, events.Append(ctx, tx, now, events.Entry{
+			Type: "peer_updated", Message: "peer " + p.Name + " was changed", Details: map[string]any{"peerId": id},
+		})
+	})
+}
+
+// Toggle enables a disabled peer and disables an enabled one.
+func (s *Service) Toggle(ctx context.Context, id model.PeerID) (View, error) {
+	return s.update(ctx, func(tx *store.Tx, now time.Time) (*model.Peer, error) {
+		p, err := load(tx, id)
+		if err != nil {
+			return nil, err
+		}
+		if err := enable(tx, p, !p.Enabled, now); err != nil {
+			return nil, err
+		}
+		return p, events.Append(ctx, tx, now, events.Entry{
+			Type: "peer_" + enabledWord(p.Enabled), Message: "peer " + p.Name + " was " + enabledWord(p.Enabled),
+			Details: map[string]any{"peerId": id},
+		})
+	})
+}
+
+func enable(tx *store.Tx, p *model.Peer, on bool, now time.Time) error {
+	if p.Enabled == on {
+		return nil
+	}
+	p.Enabled, p.UpdatedAt = on, now
+	return store.Peers.Put(tx, p)
+}
+
+func enabledWord(on bool) string {
+	if on {
+		return "enabled"
+	}
+	return "disabled"
+}
+
+// Delete removes a peer. Routes to it are disabled: they must not lead to
+// whoever gets its address next.
+func (s *Service) Delete(ctx context.Context, id model.PeerID) error {
+	now := s.o.Now().UTC()
+	return s.o.DB.Update(ctx, func(tx *store.Tx) error {
+		p, err := load(tx, id)
+		if err != nil {
+			return err
+		}
+		if err := remove(ctx, tx, p, now); err != nil {
+			return err
+		}
+		return events.Append(ctx, tx, now, events.Entry{
+			Type: "peer_deleted", Message: "peer " + p.Name + " was deleted", Severity: model.SeverityWarning,
+			Details: map[string]any{"peerId": id, "ip": p.Address().String()},
+		})
+	})
+}
+
+// remove takes p out of every table that knows it.
+func remove(ctx context.Context, tx *store.Tx, p *model.Peer, now time.Time) error {
+	ref := p.ID.String()
+	routes, err := store.Routes.FindAll(tx, "peer", ref)
+	if err != nil {
+		return err
+	}
+	for _, r := range routes {
+		was := r.Enabled
+		// The address stays, to be seen; no route is enabled on it without a peer.
+		r.Target.Peer, r.Target.Addr, r.Enabled, r.UpdatedAt = 0, p.Address(), false, now
+		if err := store.Routes.Put(tx, r); err != nil {
+			return err
+		}
+		if !was {
+			continue
+		}
+		if err := events.Append(ctx, tx, now, events.Entry{
+			Type: "route_disabled", Message: fmt.Sprintf("route %d was disabled with the deletion of peer %s, its target", r.ID, p.Name),
+			Severity: model.SeverityWarning,
+			Details:  map[string]any{"routeId": r.ID, "domain": r.Domain, "peerId": p.ID, "reason": "peer_deleted"},
+		}); err != nil {
+			return err
+		}
+	}
+	tokens, err := store.Tokens.FindAll(tx, "peer", ref)
+	if err != nil {
+		return err
+	}
+	for _, t := range tokens {
+		t.Peer = 0
+		if err := store.Tokens.Put(tx, t); err != nil {
+			return err
+		}
+	}
+	if _, err := store.Counters.Delete(tx, p.ID); err != nil {
+		return err
+	}
+	_, err = store.Peers.Delete(tx, p.ID)
+	return err
+}
+
+// Batch enables, disables or deletes several peers, all or none, and returns how
+// many. Kinds: KindInvalid for another action or no ids, KindNotFound if one of
+// them is unknown.
+func (s *Service) Batch(ctx context.Context, action string, ids []int64) (affected int, err error) {
+	switch action {
+	case "enable", "disable", "delete":
+	default:
+		return 0, model.Invalid("action", "must be enable, disable or delete")
+	}
+	if len(ids) == 0 {
+		return 0, model.Invalid("ids", "must name at least one peer")
+	}
+	now := s.o.Now().UTC()
+	seen := make(map[int64]bool, len(ids))
+	err = s.o.DB.Update(ctx, func(tx *store.Tx) error {
+		var done []model.PeerID
+		for _, n := range ids {
+			if seen[n] {
+				continue
+			}
+			seen[n] = true
+			p, err := load(tx, model.PeerID(n))
+			if err != nil {
+				return err
+			}
+			if action == "delete" {
+				err = remove(ctx, tx, p, now)
+			} else {
+				err = enable(tx, p, action == "enable", now)
+			}
+			if err != nil {
+				return err
+			}
+			done = append(done, p.ID)
+		}
+		e := events.Entry{
+			Type: "batch_peers_" + action + "d", Message: fmt.Sprintf("%d peers were %sd", len(done), action),
+			Details: map[string]any{"peerIds": done, "action": action},
+		}
+		if action == "delete" {
+			e.Severity = model.SeverityWarning
+		}
+		return events.Append(ctx, tx, now, e)
+	})
+	s.poke()
+	if err != nil {
+		return 0, err
+	}
+	return len(seen), nil
+}

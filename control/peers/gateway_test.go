@@ -1,0 +1,54 @@
+package peers
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"regexp"
+	"strings"
+	"testing"
+
+	"gatecontrol/model"
+)
+
+func TestCreateGateway(t *testing.T) {
+	b := newBench(t, "10.8.0.0/24")
+	c := b.create(t, "Home", func(in *Input) {
+		in.IsGateway, in.Description, in.DNS = model.Value(true), model.Value("cellar"), model.Value("1.1.1.1")
+	})
+	if c.Type != model.PeerGateway || c.View.Gateway == nil || *c.Description != "cellar" || len(c.DNS) != 1 {
+		t.Fatalf("%+v", c.Peer)
+	}
+	access := c.View.Gateway
+	if access.APIPort != 9876 || access.ProxyPort != 8080 {
+		t.Errorf("ports %d, %d", access.APIPort, access.ProxyPort)
+	}
+	token, push := c.Gateway.APIToken.Reveal(), c.Gateway.PushToken.Reveal()
+	if !regexp.MustCompile(`^gc_gw_[a-f0-9]{64}$`).MatchString(token) || !regexp.MustCompile(`^[a-f0-9]{64}$`).MatchString(push) {
+		t.Error("the tokens have another form than the gateway's agent takes")
+	}
+	sum := sha256.Sum256([]byte(token))
+	if access.APITokenHash != "sha256:"+hex.EncodeToString(sum[:]) {
+		t.Errorf("hash %s", access.APITokenHash)
+	}
+	if opened, err := b.db.Sealer().Open(access.PushToken); err != nil || string(opened) != push {
+		t.Errorf("push token: %v", err)
+	}
+	if env := c.Gateway.EnvContent.Reveal(); !strings.Contains(env, "WG_PRIVATE_KEY="+c.PrivateKey.Base64()+"\n") || !strings.Contains(env, "GC_API_TOKEN="+token+"\n") {
+		t.Error("the env file is of another gateway")
+	}
+
+	plain := b.create(t, "plain")
+	if plain.Gateway != nil || plain.View.Gateway != nil {
+		t.Error("a plain peer got what a gateway has")
+	}
+}
+
+func TestEnvContent(t *testing.T) {
+	b := newBench(t, "10.8.0.0/24")
+	p := b.known(t, func(p *model.Peer) {
+		p.Name, p.Type, p.Gateway = "Home", model.PeerGateway, &model.GatewayAccess{APIPort: 9876, ProxyPort: 8080}
+	})
+	env := &GatewayEnv{APIToken: model.Secret("gc_gw_" + strings.Repeat("a1", 32)), PushToken: model.Secret(strings.Repeat("b2", 32))}
+	golden(t, "gateway.env", b.envContent(p, env, fixedKey(1), fixedKey(2)).Reveal())
+	golden(t, "gateway-no-psk.env", b.envContent(p, env, fixedKey(1), model.PrivateKey{}).Reveal())
+}

@@ -1,0 +1,211 @@
+package routes
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"gatecontrol/control/events"
+	"gatecontrol/model"
+	"gatecontrol/store"
+)
+
+// Create adds a route, enabled. Kinds: KindInvalid with every field at fault;
+// KindConflict for a domain or port that is taken (Code PORT_CONFLICT, Detail
+// model.PortConflict) and for one route too many.
+func (s *Service) Create(ctx context.Context, in Input) (View, error) {
+	return s.update(ctx, func(tx *store.Tx, now time.Time) (*model.Route, error) {
+		r := &model.Route{Type: model.RouteHTTP, Enabled: true, ForceHTTPS: true, CreatedAt: now}
+		if err := s.change(tx, r, &in, now); err != nil {
+			return nil, err
+		}
+		count := 0
+		for range store.Routes.Entries(tx, "order", "") {
+			count++
+		}
+		if count >= MaxRoutes {
+			return nil, model.Conflict("", "there are already %d routes, which is the most that one server takes", MaxRoutes)
+		}
+		if err := put(store.Routes.Insert(tx, r)); err != nil {
+			return nil, err
+		}
+		return r, events.Append(ctx, tx, now, events.Entry{
+			Type: "route_created", Message: title(r) + " was created", Severity: model.SeveritySuccess, Details: details(r),
+		})
+	})
+}
+
+// Update changes the fields of a route that in holds.
+func (s *Service) Update(ctx context.Context, id model.RouteID, in Input) (View, error) {
+	return s.update(ctx, func(tx *store.Tx, now time.Time) (*model.Route, error) {
+		r, err := load(tx, id)
+		if err != nil {
+			return nil, err
+		}
+		set(&r.Enabled, in.Enabled)
+		if err := s.change(tx, r, &in, now); err != nil {
+			return nil, err
+		}
+		if err := put(store.Routes.Put(tx, r)); err != nil {
+			return nil, err
+		}
+		return r, events.Append(ctx, tx, now, events.Entry{
+			Type: "route_updated", Message: title(r) + " was changed", Details: details(r),
+		})
+	})
+}
+
+// change applies in to r and refuses what must not be stored.
+func (s *Service) change(tx *store.Tx, r *model.Route, in *Input, now time.Time) error {
+	var bad model.Invalids
+	if err := in.apply(tx, r, &bad); err != nil {
+		return err
+	}
+	if err := s.check(tx, r, in.PeerID.Set || in.TargetIP.Set, &bad); err != nil {
+		return err
+	}
+	if err := bad.Err(); err != nil {
+		return err
+	}
+	r.UpdatedAt = now
+	return s.clash(tx, r)
+}
+
+// Toggle enables a disabled route and disables an enabled one.
+func (s *Service) Toggle(ctx context.Context, id model.RouteID) (View, error) {
+	return s.update(ctx, func(tx *store.Tx, now time.Time) (*model.Route, error) {
+		r, err := load(tx, id)
+		if err != nil {
+			return nil, err
+		}
+		if err := s.enable(tx, r, !r.Enabled, now); err != nil {
+			return nil, err
+		}
+		word := "disabled"
+		if r.Enabled {
+			word = "enabled"
+		}
+		return r, events.Append(ctx, tx, now, events.Entry{
+			Type: "route_" + word, Message: title(r) + " was " + word, Details: details(r),
+		})
+	})
+}
+
+// enable refuses to enable what would be refused now, had it been created now.
+// Disabling always works.
+func (s *Service) enable(tx *store.Tx, r *model.Route, on bool, now time.Time) error {
+	if r.Enabled == on {
+		return nil
+	}
+	r.Enabled, r.UpdatedAt = on, now
+	if on {
+		var bad model.Invalids
+		if err := s.check(tx, r, true, &bad); err != nil {
+			return err
+		}
+		if err := bad.Err(); err != nil {
+			return err
+		}
+		if err := s.clash(tx, r); err != nil {
+			return err
+		}
+	}
+	return put(store.Routes.Put(tx, r))
+}
+
+// Delete removes a route.
+func (s *Service) Delete(ctx context.Context, id model.RouteID) error {
+	now := s.o.Now().UTC()
+	return s.o.DB.Update(ctx, func(tx *store.Tx) error {
+		r, err := load(tx, id)
+		if err != nil {
+			return err
+		}
+		if _, err := store.Routes.Delete(tx, id); err != nil {
+			return err
+		}
+		return events.Append(ctx, tx, now, events.Entry{
+			Type: "route_deleted", Message: title(r) + " was deleted", Severity: model.SeverityWarning,
+			Details: map[string]any{"routeId": id, "domain": r.Domain},
+		})
+	})
+}
+
+// Batch enables, disables or deletes several routes, all or none, and returns
+// how many. Kinds: KindInvalid for another action or no ids, KindNotFound if one
+// of them is unknown, and those of Toggle.
+func (s *Service) Batch(ctx context.Context, action string, ids []int64) (affected int, err error) {
+	switch action {
+	case "enable", "disable", "delete":
+	default:
+		return 0, model.Invalid("action", "must be enable, disable or delete")
+	}
+	if len(ids) == 0 {
+		return 0, model.Invalid("ids", "must name at least one route")
+	}
+	now := s.o.Now().UTC()
+	seen := make(map[int64]bool, len(ids))
+	err = s.o.DB.Update(ctx, func(tx *store.Tx) error {
+		var done []model.RouteID
+		for _, n := range ids {
+			if seen[n] {
+				continue
+			}
+			seen[n] = true
+			r, err := load(tx, model.RouteID(n))
+			if err != nil {
+				return err
+			}
+			if action == "delete" {
+				_, err = store.Routes.Delete(tx, r.ID)
+			} else {
+				err = s.enable(tx, r, action == "enable", now)
+			}
+			if err != nil {
+				return err
+			}
+			done = append(done, r.ID)
+		}
+		e := events.Entry{
+			Type: "batch_routes_" + action + "d", Message: fmt.Sprintf("%d routes were %sd", len(done), action),
+			Details: map[string]any{"routeIds": done, "action": action},
+		}
+		if action == "delete" {
+			e.Severity = model.SeverityWarning
+		}
+		return events.Append(ctx, tx, now, e)
+	})
+	if err != nil {
+		return 0, err
+	}
+	return len(seen), nil
+}
+
+// update runs f in a write transaction and returns how the route that f names
+// looks afterwards.
+func (s *Service) update(ctx context.Context, f func(*store.Tx, time.Time) (*model.Route, error)) (v View, err error) {
+	facts := s.facts()
+	err = s.o.DB.Update(ctx, func(tx *store.Tx) error {
+		r, err := f(tx, facts.now)
+		if err != nil {
+			return err
+		}
+		v, err = facts.view(tx, r)
+		return err
+	})
+	return v, err
+}
+
+func title(r *model.Route) string {
+	switch {
+	case r.Domain != "":
+		return "route " + r.Domain
+	case r.L4 != nil:
+		return fmt.Sprintf("route %s %s", r.L4.Network, r.L4.Ports)
+	}
+	return fmt.Sprintf("route %d", r.ID)
+}
+
+func details(r *model.Route) map[string]any {
+	return map[string]any{"routeId": r.ID, "domain": r.Domain, "targetIp": r.Target.Addr.String(), "targetPort": r.Target.Port}
+}

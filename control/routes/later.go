@@ -1,0 +1,124 @@
+package routes
+
+import (
+	"encoding/json"
+	"strings"
+
+	"gatecontrol/model"
+)
+
+// absent lists what a request may ask of a route and this server does not do.
+// Such a request is refused: a gate that is stored but not enforced would be an
+// open door. A field that asks for nothing is let through, and so are parameters
+// of a switch that is off, which need no line here.
+var absent = []struct {
+	field  string
+	asks   func(json.RawMessage) bool
+	unless func(members) bool // when true, the field means nothing
+	only   model.RouteType    // "": both
+}{
+	{field: "basic_auth_enabled", asks: on},
+	{field: "basic_auth_password", asks: filled, unless: basicAuthOff}, // user and password alone switch it on
+	{field: "ip_filter_enabled", asks: on},
+	{field: "acl_enabled", asks: on},
+	{field: "external_enabled", asks: off},
+	{field: "user_ids", asks: filled},
+	{field: "rate_limit_enabled", asks: on},
+	{field: "retry_enabled", asks: on},
+	{field: "circuit_breaker_enabled", asks: on},
+	{field: "mirror_enabled", asks: on},
+	{field: "debug_enabled", asks: on},
+	{field: "bot_blocker_enabled", asks: on},
+	{field: "monitoring_enabled", asks: on},
+	{field: "compress_enabled", asks: on},
+	{field: "custom_headers", asks: filled},
+	{field: "backends", asks: filled},
+	{field: "sticky_enabled", asks: on},
+	{field: "branding_title", asks: filled},
+	{field: "branding_text", asks: filled},
+	{field: "branding_color", asks: filled},
+	{field: "branding_bg", asks: filled},
+	{field: "target_kind", asks: otherThan("peer")},
+	{field: "target_peer_id", asks: filled, unless: targetsPeer},
+	{field: "target_pool_id", asks: filled, unless: targetsPeer},
+	{field: "l4_tls_mode", asks: otherThan(model.TLSNone), only: model.RouteL4},
+}
+
+// checkAbsent notes every member that asks a route of type t for what this server
+// does not do.
+func checkAbsent(m members, t model.RouteType, bad *model.Invalids) {
+	for _, a := range absent {
+		raw, ok := m[a.field]
+		if !ok || !a.asks(raw) || a.only != "" && a.only != t || a.unless != nil && a.unless(m) {
+			continue
+		}
+		bad.Add(a.field, "this server does not offer it yet")
+	}
+}
+
+// basicAuthOff reports whether m says so, and not merely leaves it out.
+func basicAuthOff(m members) bool {
+	raw, ok := m["basic_auth_enabled"]
+	return ok && !on(raw)
+}
+
+// targetsPeer reports whether m says so: then the target fields of gateways are
+// leftovers of a form.
+func targetsPeer(m members) bool {
+	raw, ok := m["target_kind"]
+	return ok && filled(raw) && !otherThan("peer")(raw)
+}
+
+// on reports whether raw is anything but an off switch.
+func on(raw json.RawMessage) bool {
+	var f model.Field[bool]
+	return json.Unmarshal(raw, &f) != nil || f.Value
+}
+
+// off reports whether raw is anything but null or an on switch.
+func off(raw json.RawMessage) bool {
+	var f model.Field[bool]
+	return json.Unmarshal(raw, &f) != nil || !f.Null && !f.Value
+}
+
+// otherThan reports whether raw is neither empty nor the text def.
+func otherThan(def string) func(json.RawMessage) bool {
+	return func(raw json.RawMessage) bool {
+		var s string
+		return json.Unmarshal(raw, &s) != nil || s != "" && s != def
+	}
+}
+
+// filled reports whether raw holds anything: more than null, 0, false, "", or
+// lists and objects of nothing. Columns that hold JSON come as its text, too.
+func filled(raw json.RawMessage) bool {
+	var v any
+	return json.Unmarshal(raw, &v) != nil || holds(v)
+}
+
+func holds(v any) bool {
+	switch v := v.(type) {
+	case nil:
+		return false
+	case bool:
+		return v
+	case float64:
+		return v != 0
+	case string:
+		v = strings.TrimSpace(v)
+		var inner any
+		if v != "" && strings.ContainsRune("[{n0", rune(v[0])) && json.Unmarshal([]byte(v), &inner) == nil {
+			return holds(inner)
+		}
+		return v != ""
+	case []any:
+		return len(v) > 0
+	case map[string]any:
+		for _, m := range v {
+			if holds(m) {
+				return true
+			}
+		}
+	}
+	return false
+}
