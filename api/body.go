@@ -1,0 +1,134 @@
+package api
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"gatecontrol/model"
+)
+
+const (
+	typeJSON = "application/json"
+	typeForm = "application/x-www-form-urlencoded"
+)
+
+// Bounds of a request body.
+const (
+	maxBody    = 1 << 20
+	maxNesting = 64
+	maxMembers = 1000 // of a form
+)
+
+var (
+	errTooLarge  = &httpError{http.StatusRequestEntityTooLarge, "the body must be at most 1 MiB"}
+	errMediaType = &httpError{http.StatusUnsupportedMediaType, "the body must be " + typeJSON + " or " + typeForm}
+)
+
+// body is what a request brought: the members of a JSON object or a form, as
+// JSON.
+type body struct {
+	json    bool // it was a JSON object
+	raw     []byte
+	members map[string]json.RawMessage
+}
+
+// csrf returns the member _csrf and whether there is one.
+func (b *body) csrf() (string, bool) {
+	raw, ok := b.members["_csrf"]
+	if !ok {
+		return "", false
+	}
+	var text string
+	_ = json.Unmarshal(raw, &text) // what is no text matches nothing
+	return text, true
+}
+
+// readBody reads the body of r within its bounds. An empty one needs no type.
+func readBody(w http.ResponseWriter, r *http.Request) (b body, err error) {
+	if r.Body == nil || r.Body == http.NoBody {
+		return b, nil
+	}
+	b.raw, err = io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+			return b, errTooLarge
+		}
+		return b, &httpError{http.StatusBadRequest, "the body could not be read"}
+	}
+	if len(b.raw) == 0 {
+		return b, nil
+	}
+	typ, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if charset := params["charset"]; err != nil || charset != "" && !strings.EqualFold(charset, "utf-8") {
+		return b, errMediaType
+	}
+	switch typ {
+	case typeJSON:
+		b.json = true
+		if tooDeep(b.raw) {
+			return b, model.Failure(model.KindInvalid, "the body is nested deeper than %d levels", maxNesting)
+		}
+		b.members, err = model.Members(b.raw)
+	case typeForm:
+		b.members, err = formMembers(b.raw)
+		if err == nil {
+			b.raw, err = json.Marshal(b.members)
+		}
+	default:
+		err = errMediaType
+	}
+	return b, err
+}
+
+// formMembers reads a form as the object that a JSON body would have been. A
+// name that comes twice, or ends in [], is a list.
+func formMembers(raw []byte) (map[string]json.RawMessage, error) {
+	bad := model.Failure(model.KindInvalid, "the body is not a form")
+	if bytes.Count(raw, []byte("&")) >= maxMembers {
+		return nil, bad
+	}
+	values, err := url.ParseQuery(string(raw))
+	if err != nil {
+		return nil, bad
+	}
+	members := make(map[string]json.RawMessage, len(values))
+	for name, list := range values {
+		var v any = list
+		short, isList := strings.CutSuffix(name, "[]")
+		if !isList && len(list) == 1 {
+			v = list[0]
+		}
+		if members[short], err = json.Marshal(v); err != nil {
+			return nil, bad
+		}
+	}
+	return members, nil
+}
+
+// tooDeep reports whether the JSON text b nests objects and lists deeper than
+// maxNesting. It need not be valid.
+func tooDeep(b []byte) bool {
+	depth, quoted := 0, false
+	for i := 0; i < len(b); i++ {
+		switch c := b[i]; {
+		case quoted && c == '\\':
+			i++
+		case c == '"':
+			quoted = !quoted
+		case quoted:
+		case c == '{' || c == '[':
+			if depth++; depth > maxNesting {
+				return true
+			}
+		case c == '}' || c == ']':
+			depth--
+		}
+	}
+	return false
+}

@@ -1,0 +1,73 @@
+package api
+
+import (
+	"context"
+
+	"gatecontrol/model"
+)
+
+// operations is the table: every operation, who may call it, what it is counted
+// against, and what answers. Paths under /api/v1 are served under /api as well.
+func (s *Server) operations() []*operation {
+	const v1 = "/api/v1"
+	peers, routes := scoped(model.ScopePeers), scoped(model.ScopeRoutes)
+	logs, system := scoped(model.ScopeLogs), scoped(model.ScopeSystem)
+	return []*operation{
+		// Pages and signing in.
+		op("GET", "/{$}", "Go to the right page", loginOnly().whileMustChange(), nil, s.home),
+		op("GET", loginPath, "Sign-in form", public(), nil, s.loginPage),
+		op("POST", loginPath, "Sign in", public(), s.login, s.signIn),
+		op("POST", "/logout", "Sign out", loginOnly().whileMustChange(), nil, s.signOut),
+		op("GET", dashboardPath, "Overview for people", loginOnly().whileMustChange(), nil, s.dashboard),
+		op("POST", dashboardPath+"/password", "Change the own password by form", loginOnly().whileMustChange(), s.api, s.passwordForm),
+		op("GET", "/health", "Whether this server works", public(), nil, s.health),
+
+		op("GET", v1+"/openapi.json", "This document", everybody(), s.api, s.getDocument),
+		op("GET", v1+"/session", "Who is signed in", loginOnly().whileMustChange(), s.api, s.getSession),
+		op("PUT", v1+"/settings/password", "Change the own password", loginOnly().whileMustChange(), s.api, s.changePassword),
+		op("GET", v1+"/settings/backup", "Save everything as a file", scoped(model.ScopeBackup).secret(), s.api, s.getBackup),
+
+		op("GET", v1+"/tokens", "List tokens", loginOnly(), s.api, s.listTokens),
+		op("POST", v1+"/tokens", "Create a token", loginOnly(), s.api, s.createToken).creates(),
+		op("DELETE", v1+"/tokens/{id}", "Revoke a token", loginOnly(), s.api, s.deleteToken),
+
+		op("GET", v1+"/peers", "List peers", peers, s.api, s.listPeers),
+		op("POST", v1+"/peers", "Create a peer", peers, s.api, s.createPeer).creates(),
+		op("POST", v1+"/peers/batch", "Enable, disable or delete several peers", peers, s.api, s.batchPeers),
+		op("GET", v1+"/peers/{id}", "Get a peer", peers, s.api, s.getPeer),
+		op("PUT", v1+"/peers/{id}", "Change a peer", peers, s.api, s.updatePeer),
+		op("DELETE", v1+"/peers/{id}", "Delete a peer", peers, s.api, s.deletePeer),
+		op("PUT", v1+"/peers/{id}/toggle", "Enable or disable a peer", peers, s.api, s.togglePeer),
+		op("PATCH", v1+"/peers/{id}/hostname", "Give a peer a host name", peers, s.api, s.setHostname),
+		op("GET", v1+"/peers/{id}/config", "WireGuard config of a peer", peers.secret(), s.api, s.peerConfig),
+		op("GET", v1+"/peers/{id}/qr", "WireGuard config of a peer as QR code", peers.secret(), s.api, s.peerQR),
+
+		op("GET", v1+"/routes", "List routes", routes, s.api, s.listRoutes),
+		op("POST", v1+"/routes", "Create a route", routes, s.api, s.createRoute).creates(),
+		op("POST", v1+"/routes/batch", "Enable, disable or delete several routes", routes, s.api, s.batchRoutes),
+		op("GET", v1+"/routes/peers", "Peers that a route can lead to", routes, s.api, s.routePeers),
+		op("GET", v1+"/routes/{id}", "Get a route", routes, s.api, s.getRoute),
+		op("PUT", v1+"/routes/{id}", "Change a route", routes, s.api, s.updateRoute),
+		op("DELETE", v1+"/routes/{id}", "Delete a route", routes, s.api, s.deleteRoute),
+		op("PUT", v1+"/routes/{id}/toggle", "Enable or disable a route", routes, s.api, s.toggleRoute),
+
+		op("GET", v1+"/dashboard/stats", "Numbers of the overview", scoped(), s.api, s.stats),
+		op("GET", v1+"/logs/activity", "Activity log", logs, s.api, s.listActivity),
+		op("GET", v1+"/logs/recent", "Newest of the activity log", logs, s.api, s.recentActivity),
+		op("GET", v1+"/system/dns/status", "Internal zone", system, s.api, s.getDNSStatus),
+		op("GET", v1+"/system/dns/records", "Records of the internal zone", system, s.api, s.dnsRecords),
+		op("GET", v1+"/wg/status", "Tunnel", system, s.api, s.wgStatus),
+		op("GET", v1+"/caddy/status", "Proxy", system, s.api, s.proxyStatus),
+		op("POST", v1+"/caddy/reload", "Apply the stored routes anew", system, s.api, s.proxyReload),
+	}
+}
+
+// home sends whoever is signed in to the overview; others get to the sign-in
+// form like from any page.
+func (s *Server) home(context.Context, *request, *none) (responder, error) {
+	return redirect(dashboardPath), nil
+}
+
+func (s *Server) getDocument(context.Context, *request, *none) (responder, error) {
+	return file{typ: "application/openapi+json", body: s.document}, nil
+}

@@ -1,0 +1,173 @@
+package api
+
+import (
+	"net/netip"
+	"regexp"
+	"testing"
+	"testing/cryptotest"
+	"time"
+
+	"gatecontrol/control/peers"
+	"gatecontrol/model"
+)
+
+// TestAnswers compares the shape and content of every JSON answer with a file
+// each. The files are the contract as clients see it.
+func TestAnswers(t *testing.T) {
+	cryptotest.SetGlobalRandom(t, 1)
+	f := newFixture(t)
+	admin := f.admin(t)
+	for _, c := range []struct {
+		name, method, path, body string
+		status                   int
+	}{
+		{"peer-created", "POST", "/peers", `{"name":"Laptop","description":"Travel device","tags":["Desktop","Travel"],"dns":"1.1.1.1,9.9.9.9","expires_at":"2026-12-31","hostname":"laptop"}`, 201},
+		{"gateway-created", "POST", "/peers", `{"name":"NAS1","is_gateway":true,"api_port":"9876"}`, 201},
+		{"peer-refused", "POST", "/peers", `{"name":"-","description":7,"persistentKeepalive":"x","api_port":80}`, 400},
+		{"peer-invalid", "POST", "/peers", `{"name":"Laptop","dns":"1.1.1.1;rm","api_port":80}`, 400},
+		{"peer-changed", "PUT", "/peers/1", `{"description":"","persistent_keepalive":0,"expires_at":null,"unknown":{}}`, 200},
+		{"peer-toggled", "PUT", "/peers/2/toggle", ``, 200},
+		{"peer-hostname", "PATCH", "/peers/2/hostname", `{"hostname":"LAPTOP"}`, 200},
+		{"peer-missing", "GET", "/peers/99", ``, 404},
+		{"peer", "GET", "/peers/1", ``, 200},
+		{"peers", "GET", "/peers?limit=1&offset=1", ``, 200},
+		{"peer-config", "GET", "/peers/1/config?format=json", ``, 200},
+		{"peer-qr", "GET", "/peers/1/qr", ``, 200},
+		{"peers-batch", "POST", "/peers/batch", `{"action":"enable","ids":["1",2,2]}`, 200},
+		{"peers-batch-unknown", "POST", "/peers/batch", `{"action":"delete","ids":[1,99]}`, 404},
+		{"peers-batch-empty", "POST", "/peers/batch", `{"action":"explode","ids":[]}`, 400},
+
+		{"route-created", "POST", "/routes", `{"domain":"App.Example.com","peer_id":"1","target_port":"5000","https_enabled":0,"backend_https":"1"}`, 201},
+		{"route-l4-created", "POST", "/routes", `{"route_type":"l4","l4_protocol":"tcp","l4_listen_port":3389,"peer_id":1,"target_port":3389,"description":"RDP"}`, 201},
+		{"route-invalid", "POST", "/routes", `{"domain":"no","target_port":0,"target_ip":"10.0.0.1"}`, 400},
+		{"route-conflict", "POST", "/routes", `{"domain":"app.example.com","peer_id":1,"target_port":1}`, 409},
+		{"route-port-conflict", "POST", "/routes", `{"route_type":"l4","l4_protocol":"tcp","l4_listen_port":"3389","peer_id":1,"target_port":1}`, 409},
+		{"route-changed", "PUT", "/routes/1", `{"description":"App","https_enabled":true}`, 200},
+		{"route-toggled", "PUT", "/routes/2/toggle", `{}`, 200},
+		{"route", "GET", "/routes/1", ``, 200},
+		{"routes", "GET", "/routes?type=l4", ``, 200},
+		{"route-peers", "GET", "/routes/peers?peer_type=gateway", ``, 200},
+		{"routes-batch", "POST", "/routes/batch", `{"action":"disable","ids":[1,2]}`, 200},
+
+		{"token-created", "POST", "/tokens", `{"name":"scripts","scopes":["peers","read-only"],"expires_at":"2026-12-31"}`, 201},
+		{"token-invalid", "POST", "/tokens", `{"name":"","scopes":"root","expires_at":"2020-01-01"}`, 400},
+		{"tokens", "GET", "/tokens", ``, 200},
+		{"token-deleted", "DELETE", "/tokens/1", ``, 200},
+
+		{"session", "GET", "/session", ``, 200},
+		{"stats", "GET", "/dashboard/stats", ``, 200},
+		{"activity", "GET", "/logs/activity?limit=4&offset=1", ``, 200},
+		{"activity-invalid", "GET", "/logs/activity?since=yesterday&until=soon", ``, 400},
+		{"recent", "GET", "/logs/recent?limit=2", ``, 200},
+		{"dns-status", "GET", "/system/dns/status", ``, 200},
+		{"dns-records", "GET", "/system/dns/records", ``, 200},
+		{"wg-status", "GET", "/wg/status", ``, 200},
+		{"caddy-status", "GET", "/caddy/status", ``, 200},
+		{"caddy-reload", "POST", "/caddy/reload", ``, 200},
+
+		{"route-deleted", "DELETE", "/routes/2", ``, 200},
+		{"peer-deleted", "DELETE", "/peers/2", ``, 200},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if c.name == "peers" {
+				f.connect(t, 1, 30*time.Second)
+				f.connect(t, 2, time.Hour)
+			}
+			w := admin.do(c.method, "/api/v1"+c.path, c.body)
+			if w.Code != c.status {
+				t.Fatalf("status %d, want %d: %s", w.Code, c.status, w.Body)
+			}
+			golden(t, c.name, w.Body.Bytes(), pidOf(w.Body.Bytes())...)
+			f.clock.advance(time.Second)
+		})
+	}
+}
+
+// connect makes the tunnel know a peer whose last handshake is that old.
+func (f *fixture) connect(t *testing.T, id model.PeerID, age time.Duration) {
+	t.Helper()
+	v, err := f.Peers.Get(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.status[v.PublicKey] = model.PeerStatus{
+		PublicKey: v.PublicKey, HasPresharedKey: true, Endpoint: netip.MustParseAddrPort("198.51.100.7:51820"),
+		AllowedIPs: v.AllowedIPs, LastHandshake: f.clock.now().Add(-age), RxBytes: 1000, TxBytes: 2000, Keepalive: v.Keepalive,
+	}
+}
+
+func TestConfigForms(t *testing.T) {
+	f := newFixture(t)
+	admin := f.admin(t)
+	admin.call(t, 201, "POST", "/api/v1/peers", `{"name":"My Laptop"}`)
+	for _, c := range []struct{ query, accept, typ, disposition string }{
+		{"", "", "text/plain; charset=utf-8", ""},
+		{"", "*/*", "text/plain; charset=utf-8", ""},
+		{"", "application/json", "application/json", ""},
+		{"?format=json", "*/*", "application/json", ""},
+		{"?download=1", "application/json", "application/octet-stream", `attachment; filename="` + peers.ConfigFile("My Laptop") + `"`},
+	} {
+		w := admin.with("Accept", c.accept).do("GET", "/api/v1/peers/1/config"+c.query, "")
+		if h := w.Header(); w.Code != 200 || h.Get("Content-Type") != c.typ || h.Get("Content-Disposition") != c.disposition || h.Get("Cache-Control") != "no-store" {
+			t.Errorf("%q %q: %d %v", c.query, c.accept, w.Code, h)
+		}
+	}
+}
+
+func TestBackupIsAFile(t *testing.T) {
+	f := newFixture(t)
+	w := f.token(t, "backup").do("GET", "/api/v1/settings/backup?format=download", "")
+	if w.Code != 200 || w.Header().Get("Content-Disposition") != `attachment; filename="gatecontrol-backup-2026-05-01.json"` {
+		t.Errorf("%d %v", w.Code, w.Header())
+	}
+}
+
+func TestActivityFilters(t *testing.T) {
+	f := newFixture(t)
+	admin := f.admin(t)
+	for _, name := range []string{"a", "b", "c"} {
+		admin.call(t, 201, "POST", "/api/v1/peers", `{"name":"`+name+`"}`)
+		f.clock.advance(12 * time.Hour) // 1 May 12:00, 2 May 0:00, 2 May 12:00
+	}
+	admin.call(t, 200, "DELETE", "/api/v1/peers/1", "") // 3 May 0:00
+	for query, want := range map[string]float64{
+		"":                                    4,
+		"?event_type=peer_created":            3,
+		"?severity=warning":                   1,
+		"?source=system":                      0,
+		"?since=2026-05-02":                   3,
+		"?until=2026-05-01":                   1,
+		"?until=2026-05-02":                   3,
+		"?since=2026-05-02&until=2026-05-02":  2,
+		"?since=1777723200000":                2, // 2 May 12:00
+		"?since=2026-05-02T11:59:59Z":         2,
+		"?since=2026-05-02&severity=success":  2,
+		"?limit=0&event_type=peer_created":    3,
+		"?limit=1000&offset=x":                4,
+		"?limit=2&limit=2":                    4,
+		"?severity=warning&event_type=peer_x": 0,
+	} {
+		if m := admin.call(t, 200, "GET", "/api/v1/logs/activity"+query, ""); m["total"] != want {
+			t.Errorf("%s: total is %v, want %v", query, m["total"], want)
+		}
+	}
+	m := admin.call(t, 200, "GET", "/api/v1/logs/activity?limit=3&page=2", "")
+	if entries, _ := m["entries"].([]any); len(entries) != 1 || m["page"] != 2.0 || m["totalPages"] != 2.0 {
+		t.Errorf("the second page is %v", m)
+	}
+	m = admin.call(t, 200, "GET", "/api/v1/logs/activity?limit=2&offset=2&page=9", "")
+	if m["page"] != 2.0 {
+		t.Errorf("an offset of 2 is page %v", m["page"])
+	}
+	admin.call(t, 400, "GET", "/api/v1/logs/activity?limit=2&limit=3", "")
+}
+
+var pid = regexp.MustCompile(`"pid":\d+`)
+
+// pidOf replaces the number of this process.
+func pidOf(b []byte) []string {
+	if m := pid.Find(b); m != nil {
+		return []string{string(m), `"pid":1`}
+	}
+	return nil
+}

@@ -1,0 +1,141 @@
+package api
+
+import (
+	"gatecontrol/control/routes"
+	"gatecontrol/model"
+)
+
+// routeView is a route as the API shows one. Clients of GateControl read every
+// member, so those of options that this server does not offer are there too,
+// with the value that they have when nobody touched them (contract-routes
+// section 2).
+type routeView struct {
+	ID             model.RouteID   `json:"id"`
+	Domain         *string         `json:"domain"`
+	RouteType      model.RouteType `json:"route_type"`
+	Enabled        int01           `json:"enabled"`
+	Description    *string         `json:"description"`
+	TargetKind     string          `json:"target_kind"`
+	TargetIP       string          `json:"target_ip"`
+	TargetPort     uint16          `json:"target_port"`
+	PeerID         *model.PeerID   `json:"peer_id"`
+	TargetPeerID   *int64          `json:"target_peer_id"`
+	TargetLANHost  *string         `json:"target_lan_host"`
+	TargetLANPort  *int64          `json:"target_lan_port"`
+	WOLEnabled     int01           `json:"wol_enabled"`
+	WOLMAC         *string         `json:"wol_mac"`
+	TargetPoolID   *int64          `json:"target_pool_id"`
+	OriginalPeerID *int64          `json:"original_peer_id"`
+
+	HTTPSEnabled    int01   `json:"https_enabled"`
+	BackendHTTPS    int01   `json:"backend_https"`
+	CompressEnabled int01   `json:"compress_enabled"`
+	ExternalEnabled int01   `json:"external_enabled"`
+	CustomHeaders   *string `json:"custom_headers"`
+	Backends        *string `json:"backends"`
+	StickyEnabled   int01   `json:"sticky_enabled"`
+	StickyName      string  `json:"sticky_cookie_name"`
+	StickyTTL       string  `json:"sticky_cookie_ttl"`
+
+	BasicAuthEnabled int01          `json:"basic_auth_enabled"`
+	BasicAuthUser    *string        `json:"basic_auth_user"`
+	IPFilterEnabled  int01          `json:"ip_filter_enabled"`
+	IPFilterMode     *string        `json:"ip_filter_mode"`
+	IPFilterRules    *string        `json:"ip_filter_rules"`
+	ACLEnabled       int01          `json:"acl_enabled"`
+	ACLPeers         []model.PeerID `json:"acl_peers"`
+	ACLPeerIDs       []model.PeerID `json:"acl_peer_ids"`
+	UserIDs          *string        `json:"user_ids"`
+
+	RateLimitEnabled  int01   `json:"rate_limit_enabled"`
+	RateLimitRequests int     `json:"rate_limit_requests"`
+	RateLimitWindow   string  `json:"rate_limit_window"`
+	RetryEnabled      int01   `json:"retry_enabled"`
+	RetryCount        int     `json:"retry_count"`
+	RetryMatchStatus  string  `json:"retry_match_status"`
+	RetryStatusCodes  string  `json:"retry_status_codes"`
+	BreakerEnabled    int01   `json:"circuit_breaker_enabled"`
+	BreakerThreshold  int     `json:"circuit_breaker_threshold"`
+	BreakerTimeout    int     `json:"circuit_breaker_timeout"`
+	BreakerStatus     string  `json:"circuit_breaker_status"`
+	BreakerFailures   int     `json:"cb_failure_count"`
+	BreakerOpenedAt   *string `json:"cb_opened_at"`
+
+	MirrorEnabled     int01   `json:"mirror_enabled"`
+	MirrorTargets     *string `json:"mirror_targets"`
+	DebugEnabled      int01   `json:"debug_enabled"`
+	BotBlockerEnabled int01   `json:"bot_blocker_enabled"`
+	BotBlockerMode    string  `json:"bot_blocker_mode"`
+	BotBlockerConfig  *string `json:"bot_blocker_config"`
+	BotBlockerCount   int     `json:"bot_blocker_count"`
+
+	MonitoringEnabled      int01   `json:"monitoring_enabled"`
+	MonitoringStatus       *string `json:"monitoring_status"`
+	MonitoringLastCheck    *string `json:"monitoring_last_check"`
+	MonitoringLastChange   *string `json:"monitoring_last_change"`
+	MonitoringResponseTime *int    `json:"monitoring_response_time"`
+
+	L4Protocol   *string `json:"l4_protocol"`
+	L4ListenPort *string `json:"l4_listen_port"`
+	L4TLSMode    *string `json:"l4_tls_mode"`
+
+	BrandingTitle   *string `json:"branding_title"`
+	BrandingText    *string `json:"branding_text"`
+	BrandingColor   *string `json:"branding_color"`
+	BrandingBG      *string `json:"branding_bg"`
+	BrandingLogo    *string `json:"branding_logo"`
+	BrandingBGImage *string `json:"branding_bg_image"`
+
+	PeerName          *string `json:"peer_name"`
+	PeerIP            *string `json:"peer_ip"`
+	PeerEnabled       *int01  `json:"peer_enabled"`
+	TargetPeerName    *string `json:"target_peer_name"`
+	TargetPeerIP      *string `json:"target_peer_ip"`
+	TargetPeerEnabled *int01  `json:"target_peer_enabled"`
+
+	AuthEnabled       int01   `json:"route_auth_enabled"`
+	AuthType          *string `json:"route_auth_type"`
+	Auth2FA           *int01  `json:"route_auth_2fa"`
+	Auth2FAMethod     *string `json:"route_auth_2fa_method"`
+	AuthSessionMaxAge *int64  `json:"route_auth_session_max_age"`
+
+	BundleID       *int64  `json:"bundle_id"`
+	BundleName     *string `json:"bundle_name"`
+	BundleDomain   *string `json:"bundle_domain"`
+	DomainIsPublic bool    `json:"domainIsPublic"`
+	BaseUnverified bool    `json:"baseUnverified"`
+	Problem        *string `json:"problem" doc:"Why the route does not serve, null if it does"`
+
+	CreatedAt string `json:"created_at"`
+	UpdatedAt string `json:"updated_at"`
+}
+
+// retryStatuses are what a retry would be made for.
+const retryStatuses = "502,503,504"
+
+func viewRoute(r *routes.View) routeView {
+	v := routeView{
+		ID: r.ID, Domain: orNull(r.Domain), RouteType: r.Type, Enabled: bit(r.Enabled), Description: r.Description,
+		TargetKind: "peer", TargetIP: r.Target.Addr.String(), TargetPort: r.Target.Port,
+		HTTPSEnabled: bit(r.ForceHTTPS), BackendHTTPS: bit(r.BackendHTTPS),
+		ExternalEnabled: 1, StickyName: "gc_sticky", StickyTTL: "3600",
+		ACLPeers: []model.PeerID{}, ACLPeerIDs: []model.PeerID{},
+		RateLimitRequests: 100, RateLimitWindow: "1m",
+		RetryCount: 3, RetryMatchStatus: retryStatuses, RetryStatusCodes: retryStatuses,
+		BreakerThreshold: 5, BreakerTimeout: 30, BreakerStatus: "closed", BotBlockerMode: "block",
+		DomainIsPublic: r.Domain != "" && model.DomainIsPublic(r.Domain), Problem: orNull(r.Error),
+		CreatedAt: dt(r.CreatedAt), UpdatedAt: dt(r.UpdatedAt),
+	}
+	if r.Target.Peer != 0 {
+		v.PeerID = &r.Target.Peer
+	}
+	if p := r.Peer; p != nil {
+		enabled := bit(p.Enabled)
+		v.PeerName, v.PeerIP, v.PeerEnabled = orNull(p.Name), orNull(prefixes(p.AllowedIPs)), &enabled
+		v.TargetIP = p.Address().String()
+	}
+	if r.L4 != nil {
+		v.L4Protocol, v.L4ListenPort, v.L4TLSMode = orNull(r.L4.Network), orNull(r.L4.Ports.String()), orNull(r.L4.TLS)
+	}
+	return v
+}
