@@ -17,6 +17,7 @@ import (
 
 	"gatecontrol/api"
 	"gatecontrol/control/accounts"
+	"gatecontrol/control/backup"
 	"gatecontrol/control/events"
 	"gatecontrol/control/peers"
 	"gatecontrol/control/reconcile"
@@ -54,6 +55,7 @@ type App struct {
 	accounts   *accounts.Service
 	peers      *peers.Service
 	routes     *routes.Service
+	backup     *backup.Service
 	api        *api.Server
 
 	web       listeners
@@ -200,14 +202,14 @@ func (a *App) buildPlanes(context.Context) (err error) {
 	dial := newDialer(a.tunnel, ports).dial
 	if a.proxy, err = proxy.New(proxy.Options{
 		Log: a.log.With("part", "proxy"), Dial: dial, DialAdmin: a.web.pipe.dial,
-		Authority: a.authority, HTTPSPort: portOf(a.web.https),
+		Certificate: a.authority.Certificate, HTTPSPort: portOf(a.web.https),
 	}); err != nil {
 		return err
 	}
 	a.onStop("proxy", a.proxy.Close)
 	if a.forwarder, err = l4.New(l4.Options{
 		Log: a.log.With("part", "l4"), Dial: dial, Binds: []l4.Bind{
-			{Name: "host", Listen: listenHost, ListenPacket: listenHostPacket},
+			l4.HostBind(""),
 			{Name: "tunnel", Listen: a.tunnel.Listen, ListenPacket: a.tunnel.ListenPacket},
 		},
 	}); err != nil {
@@ -235,9 +237,12 @@ func (a *App) buildServices(ctx context.Context) (err error) {
 	s := a.settings
 	tunnel := a.tunnel.Status()
 	a.activity = events.NewLog(a.db, a.log.With("part", "activity"))
-	a.accounts = accounts.New(accounts.Options{
+	if a.accounts, err = accounts.New(accounts.Options{
 		DB: a.db, Log: a.log.With("part", "accounts"), Now: a.now, SessionMaxAge: s.SessionMaxAge.Duration(),
-	})
+	}); err != nil {
+		return err
+	}
+	a.backup = backup.New(backup.Options{DB: a.db, Now: a.now})
 	a.peers = peers.New(peers.Options{
 		DB: a.db, Now: a.now, Status: a.peerStatus,
 		Tunnel: peers.Tunnel{
@@ -246,12 +251,14 @@ func (a *App) buildServices(ctx context.Context) (err error) {
 		},
 	})
 	a.routes = routes.New(routes.Options{
-		DB: a.db, Now: a.now, Status: a.peerStatus,
+		DB: a.db, Now: a.now, Status: a.peerStatus, HostAddrs: hostAddrs,
+		Skipped: func() map[model.RouteID]error { return a.reconciler.Skipped() },
 		Blocked: s.blockedPorts(a.ownPorts()...), MaxRange: s.L4MaxPortRange,
+		AdminHost: s.baseURL.Hostname(), ZoneDomain: s.DNSDomain, Tunnel: s.WGSubnet,
 	})
 	a.traffic = telemetry.NewTraffic(telemetry.TrafficOptions{
 		DB: a.db, Log: a.log.With("part", "traffic"), Now: a.now, Interval: s.TrafficInterval.Duration(),
-		Status: func() []model.PeerStatus { return a.tunnel.Status().Peers },
+		Status: a.peerList,
 	})
 	a.generated, err = a.accounts.EnsureAdmin(ctx, s.AdminUser, s.AdminPassword.Reveal())
 	return err
@@ -259,12 +266,24 @@ func (a *App) buildServices(ctx context.Context) (err error) {
 
 // peerStatus is the live tunnel by public key.
 func (a *App) peerStatus() map[model.PublicKey]model.PeerStatus {
-	list := a.tunnel.Status().Peers
+	list := a.peerList()
 	m := make(map[model.PublicKey]model.PeerStatus, len(list))
 	for _, p := range list {
 		m[p.PublicKey] = p
 	}
 	return m
+}
+
+func (a *App) peerList() []model.PeerStatus {
+	list := a.tunnel.Status().Peers
+	out := make([]model.PeerStatus, len(list))
+	for i, p := range list {
+		out[i] = model.PeerStatus{
+			PublicKey: p.PublicKey, HasPresharedKey: p.HasPreshared, Endpoint: p.Endpoint, AllowedIPs: p.AllowedIPs,
+			LastHandshake: p.LastHandshake, RxBytes: p.RxBytes, TxBytes: p.TxBytes, Keepalive: p.Keepalive,
+		}
+	}
+	return out
 }
 
 func (a *App) applyIntent(ctx context.Context) error {

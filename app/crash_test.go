@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"sync"
 	"syscall"
@@ -24,7 +25,7 @@ const kills = 50
 // restart every acknowledged write is there, and the planes run what is stored.
 func TestKilled(t *testing.T) {
 	bin := lab.Binary(t)
-	dir := t.TempDir()
+	dir := filepath.Join(t.TempDir(), "data")
 	adminPort := freePort(t)
 	env := append(os.Environ(), "GC_DATA_DIR="+dir, "GC_ADMIN_PASSWORD="+lab.Password, "GC_WG_HOST=127.0.0.1",
 		"GC_HOST=127.0.0.1", "GC_PORT="+strconv.Itoa(adminPort), "GC_WG_PORT="+strconv.Itoa(freePort(t)),
@@ -138,7 +139,7 @@ func (w *writer) change(ctx context.Context, name, kind string, port int) {
 	old := w.objects[name]
 	next := old
 	method, path, want := "POST", "/api/v1/"+kind+"s", 201
-	var body map[string]any
+	var body any
 	switch {
 	case old.ID == 0:
 		next = object{Enabled: true, Port: port}

@@ -29,10 +29,14 @@ func (d *dialer) dial(ctx context.Context, network string, addr netip.AddrPort) 
 	if d.tunnel.Owns(addr.Addr()) {
 		return d.tunnel.Dial(ctx, network, addr)
 	}
-	if slices.Contains(d.own, addr.Port()) && isHostAddr(addr.Addr()) {
+	if slices.Contains(d.own, addr.Port()) && isHost(addr.Addr().Unmap()) {
 		return nil, model.Failure(model.KindUnavailable, "%s is a port of this server itself", addr)
 	}
 	return d.host.DialContext(ctx, network, addr.String())
+}
+
+func isHost(a netip.Addr) bool {
+	return a.IsLoopback() || a.IsUnspecified() || slices.Contains(hostAddrs(), a)
 }
 
 // dial connects to what accepts on l.

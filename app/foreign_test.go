@@ -24,14 +24,16 @@ import (
 const (
 	host        = "10.99.0.1"
 	linkLocal   = "169.254.77.7" // an address of the server, too
+	other       = "10.99.3.3"    // one more, in the network that the exit may reach
 	world       = "10.99.3.2"    // a server behind the server
 	worldLink   = "10.99.3.1"    // the server as the world sees it
-	worldNet    = "10.99.3.0/30"
+	worldNet    = "10.99.3.0/29"
 	privatePort = "9123" // something of the server's host that is nobody's business
 )
 
 // scene is a server, two peers and the world, each a network of its own.
 type scene struct {
+	whole         *testing.T // what serves in one step serves in those after it
 	server, world *lab.Namespace
 	alpha, beta   *lab.ForeignPeer
 	alphaID       int64
@@ -78,19 +80,21 @@ func TestForeignPeerUnprivileged(t *testing.T) {
 
 func newScene(t *testing.T, command func(ns *lab.Namespace, bin string) *exec.Cmd) *scene {
 	t.Helper()
-	s := &scene{server: lab.NewNamespace(t, "s"), world: lab.NewNamespace(t, "w")}
+	s := &scene{whole: t, server: lab.NewNamespace(t, "s"), world: lab.NewNamespace(t, "w")}
 	a, b := lab.NewNamespace(t, "a"), lab.NewNamespace(t, "b")
-	lab.Link(t, s.server, "10.99.1.1/30", "to-a", a, "10.99.1.2/30", "up")
-	lab.Link(t, s.server, "10.99.2.1/30", "to-b", b, "10.99.2.2/30", "up")
-	lab.Link(t, s.server, worldLink+"/30", "to-w", s.world, world+"/30", "up")
+	lab.Link(t, s.server, "10.99.1.1/30", "to-a", a, "10.99.1.2/30", "eth0")
+	lab.Link(t, s.server, "10.99.2.1/30", "to-b", b, "10.99.2.2/30", "eth0")
+	lab.Link(t, s.server, worldLink+"/29", "to-w", s.world, world+"/29", "eth0")
 	s.server.Run(t, "ip", "addr", "add", host+"/32", "dev", "lo")
 	s.server.Run(t, "ip", "addr", "add", linkLocal+"/32", "dev", "lo")
+	s.server.Run(t, "ip", "addr", "add", other+"/32", "dev", "lo")
 	a.Run(t, "ip", "route", "add", host, "via", "10.99.1.1")
 	b.Run(t, "ip", "route", "add", host, "via", "10.99.2.1")
 	s.world.Run(t, "ip", "route", "add", host, "via", worldLink)
 
 	dir := t.TempDir()
-	if err := os.Chown(dir, 65534, 65534); err != nil {
+	// The directory is the server's own; those above it let another user through.
+	if err := errors.Join(os.Chmod(filepath.Dir(dir), 0o711), os.Chmod(dir, 0o700), os.Chown(dir, 65534, 65534)); err != nil {
 		t.Fatal(err)
 	}
 	cmd := command(s.server, lab.Binary(t))
@@ -198,7 +202,7 @@ func (s *scene) names(t *testing.T) {
 }
 
 func (s *scene) web(t *testing.T) {
-	serveHTTP(t, s.alpha.Namespace, s.alpha.Addr.String()+":8000", "page of alpha")
+	serveHTTP(s.whole, s.alpha.Namespace, s.alpha.Addr.String()+":8000", "page of alpha")
 	s.api.Call(t, 201, "POST", "/api/v1/routes", map[string]any{
 		"domain": "web.example.test", "peer_id": s.alphaID, "target_port": "8000",
 	}, nil)
@@ -218,8 +222,8 @@ func (s *scene) web(t *testing.T) {
 }
 
 func (s *scene) ports(t *testing.T) {
-	lab.EchoTCP(t, s.alpha.Namespace, s.alpha.Addr.String()+":7000")
-	lab.EchoUDP(t, s.alpha.Namespace, s.alpha.Addr.String()+":7000")
+	lab.EchoTCP(s.whole, s.alpha.Namespace, s.alpha.Addr.String()+":7000")
+	lab.EchoUDP(s.whole, s.alpha.Namespace, s.alpha.Addr.String()+":7000")
 	for _, network := range []string{"tcp", "udp"} {
 		s.api.Call(t, 201, "POST", "/api/v1/routes", map[string]any{
 			"route_type": "l4", "l4_protocol": network, "l4_listen_port": "17000", "l4_tls_mode": "none",
@@ -230,27 +234,27 @@ func (s *scene) ports(t *testing.T) {
 }
 
 func (s *scene) hub(t *testing.T) {
-	lab.EchoTCP(t, s.beta.Namespace, s.beta.Addr.String()+":7000")
-	lab.EchoUDP(t, s.beta.Namespace, s.beta.Addr.String()+":7000")
+	lab.EchoTCP(s.whole, s.beta.Namespace, s.beta.Addr.String()+":7000")
+	lab.EchoUDP(s.whole, s.beta.Namespace, s.beta.Addr.String()+":7000")
 	s.alpha.Run(t, "ping", "-c", "2", "-W", "5", s.beta.Addr.String())
 	checkEcho(t, s.alpha.Namespace, "tcp", s.beta.Addr.String()+":7000")
 	checkEcho(t, s.alpha.Namespace, "udp", s.beta.Addr.String()+":7000")
 }
 
 func (s *scene) exit(t *testing.T) {
-	serveHTTP(t, s.world, world+":8000", "the world")
+	serveHTTP(s.whole, s.world, world+":8000", "the world")
 	client := s.httpClient(t, s.alpha.Namespace, world)
 	if got := get(t, client, "http://"+world+":8000/"); got != "the world" {
 		t.Errorf("through the exit: %q", got)
 	}
-	lab.EchoUDP(t, s.world, world+":7000")
+	lab.EchoUDP(s.whole, s.world, world+":7000")
 	checkEcho(t, s.alpha.Namespace, "udp", world+":7000")
 }
 
 func (s *scene) denied(t *testing.T) {
-	lab.EchoTCP(t, s.server, "0.0.0.0:"+privatePort)
+	lab.EchoTCP(s.whole, s.server, "0.0.0.0:"+privatePort)
 	checkEcho(t, s.server, "tcp", "127.0.0.1:"+privatePort) // it is there
-	for _, addr := range []string{linkLocal, worldLink, "10.99.2.1", host, "10.8.0.1"} {
+	for _, addr := range []string{linkLocal, worldLink, other, "10.99.2.1", "10.8.0.1"} {
 		conn, err := dialTimeout(s.alpha.Namespace, "tcp", net.JoinHostPort(addr, privatePort))
 		if err == nil {
 			conn.Close()

@@ -103,23 +103,21 @@ type pipeAddr struct{}
 func (pipeAddr) Network() string { return "pipe" }
 func (pipeAddr) String() string  { return "proxy" }
 
-// hostAddrs reports whether a is an address of this host, loopback included.
-func isHostAddr(a netip.Addr) bool {
-	if a = a.Unmap(); a.IsLoopback() || a.IsUnspecified() {
-		return true
-	}
+// hostAddrs lists the addresses of this host at this moment.
+func hostAddrs() []netip.Addr {
 	list, err := net.InterfaceAddrs()
 	if err != nil {
-		return true // cannot tell: refuse
+		return nil
 	}
+	addrs := make([]netip.Addr, 0, len(list))
 	for _, e := range list {
 		if n, ok := e.(*net.IPNet); ok {
-			if ip, ok := netip.AddrFromSlice(n.IP); ok && ip.Unmap() == a {
-				return true
+			if a, ok := netip.AddrFromSlice(n.IP); ok {
+				addrs = append(addrs, a.Unmap())
 			}
 		}
 	}
-	return false
+	return addrs
 }
 
 func failure(err error, format string, args ...any) error {

@@ -173,6 +173,15 @@ func (s *settings) endpoint(port uint16) string {
 	return net.JoinHostPort(s.WGHost, strconv.Itoa(int(port)))
 }
 
+// publicAddrs are the addresses that peers know this server by and that no
+// interface of this host may have, as behind a NAT.
+func (s *settings) publicAddrs() []netip.Addr {
+	if a, err := netip.ParseAddr(s.WGHost); err == nil {
+		return []netip.Addr{a.Unmap()}
+	}
+	return nil
+}
+
 // blockedPorts are those that port routes cannot take: the configured ones and
 // our own.
 func (s *settings) blockedPorts(own ...uint16) []uint16 {

@@ -30,7 +30,10 @@ func Recover(ctx context.Context, o Options, log *slog.Logger) (user string, pas
 		return "", "", err
 	}
 	defer db.Close()
-	service := accounts.New(accounts.Options{DB: db, Log: log, Now: time.Now, SessionMaxAge: s.SessionMaxAge.Duration()})
+	service, err := accounts.New(accounts.Options{DB: db, Log: log, Now: time.Now, SessionMaxAge: s.SessionMaxAge.Duration()})
+	if err != nil {
+		return "", "", err
+	}
 	password, err = service.ResetAdmin(ctx, s.AdminUser)
 	return s.AdminUser, password, err
 }

@@ -23,13 +23,13 @@ const (
 
 // serve starts everything that accepts or repeats.
 func (a *App) serve(ctx context.Context) error {
+	a.started = a.now()
 	var err error
 	if a.api, err = api.New(a.apiOptions()); err != nil {
 		return err
 	}
-	a.started = a.now()
 
-	// Loops end first when stopping, and the store is closed after them.
+	// What accepts ends before this, and the store after it.
 	loopCtx, stopLoops := context.WithCancel(context.WithoutCancel(ctx))
 	a.onStop("", func() error { stopLoops(); a.loops.Wait(); return nil })
 	for _, run := range []func(context.Context) error{
@@ -95,6 +95,7 @@ func (a *App) serveTunnel() error {
 	}
 	a.onStop("", streams.Close)
 	a.loop(func() error { return a.resolver.Serve(packets, streams) })
+	a.onStop("dns", a.resolver.Close)
 	return nil
 }
 
@@ -128,20 +129,45 @@ func (a *App) loop(f func() error) {
 	})
 }
 
-func listenHost(port uint16) (net.Listener, error) {
-	return net.ListenTCP("tcp", &net.TCPAddr{Port: int(port)})
-}
-
-func listenHostPacket(port uint16) (net.PacketConn, error) {
-	return net.ListenUDP("udp", &net.UDPAddr{Port: int(port)})
-}
-
-// proxyRoutes counts the routes that serve now.
-func (a *App) proxyRoutes() (web, ports int) {
-	if plan := a.reconciler.Plan(); plan != nil {
-		web, ports = len(plan.Proxy.Routes), len(plan.L4.Routes)
+func (a *App) apiOptions() api.Options {
+	s := a.settings
+	return api.Options{
+		Log: a.log.With("part", "api"), Accounts: a.accounts, Peers: a.peers, Routes: a.routes, Backup: a.backup, Events: a.activity,
+		WG: func() api.WG {
+			t := a.tunnel.Status()
+			return api.WG{Running: t.Running, PublicKey: t.PublicKey, ListenPort: t.ListenPort, Peers: a.peerList()}
+		},
+		Proxy: func() api.Proxy {
+			p := api.Proxy{Running: a.serving(), Started: a.started}
+			if plan := a.reconciler.Plan(); plan != nil {
+				p.HTTPRoutes, p.L4Routes = len(plan.Proxy.Routes), len(plan.L4.Routes)
+			}
+			return p
+		},
+		Health: func() api.Health {
+			return api.Health{DB: a.db.Healthy() == nil, WireGuard: a.tunnel.Status().Running, Proxy: a.serving()}
+		},
+		Traffic: func() api.Traffic {
+			today, rate := a.traffic.Today()
+			return api.Traffic{
+				TodayUpload: today.UploadBytes, TodayDownload: today.DownloadBytes,
+				UploadRate: rate.Upload, DownloadRate: rate.Download,
+			}
+		},
+		Reload: a.reload, DNS: api.DNS{Enabled: a.resolver != nil, Domain: s.DNSDomain, Gateway: s.WGGateway},
+		BaseURL: s.baseURL, AdminUser: s.AdminUser, Version: a.version,
+		LoginLimit: s.RateLimitLogin, APILimit: s.RateLimitAPI, Now: a.now,
 	}
-	return web, ports
+}
+
+// serving reports whether everything was started and nothing is being stopped.
+func (a *App) serving() bool {
+	select {
+	case <-a.ready:
+		return true
+	default:
+		return false
+	}
 }
 
 // reload applies what is stored anew.

@@ -48,7 +48,7 @@ func Options(t testing.TB) app.Options {
 	if _, err := k.Parse(nil); err != nil {
 		t.Fatal(err)
 	}
-	o.DataDir = t.TempDir()
+	o.DataDir = filepath.Join(t.TempDir(), "data")
 	o.Host, o.Port = "127.0.0.1", 0
 	o.HTTPListen, o.HTTPSListen = "127.0.0.1:0", "127.0.0.1:0"
 	o.WGHost, o.WGPort = "127.0.0.1", 0

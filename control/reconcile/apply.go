@@ -9,6 +9,7 @@ package reconcile
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -100,10 +101,7 @@ func (p *pending) Abort() {
 func (r *Reconciler) prepare(ctx context.Context, tx *store.Tx) (store.Pending, error) {
 	r.mu.Lock()
 	state, plan := r.state, r.plan
-	skip := make(map[model.RouteID]error, len(r.skipped))
-	for id, err := range r.skipped {
-		skip[id] = err
-	}
+	skip := maps.Clone(r.skipped)
 	r.mu.Unlock()
 
 	if state == nil || len(tx.Changes()) == 0 {
@@ -182,11 +180,12 @@ func (r *Reconciler) skipBad(s *state, skip map[model.RouteID]error) {
 	}
 }
 
-// Skipped returns why routes of the stored state do not serve, nil for none.
-func (r *Reconciler) Skipped(id model.RouteID) error {
+// Skipped returns which routes of the stored state do not serve, and why. The
+// map must not be written.
+func (r *Reconciler) Skipped() map[model.RouteID]error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.skipped[id]
+	return r.skipped
 }
 
 // Plan returns what the planes run, nil before the first Apply. It must not be

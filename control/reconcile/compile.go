@@ -87,14 +87,14 @@ func compileDNS(s *state, f *Facts, routes []*model.Route) dns.Config {
 			c.Records = append(c.Records, dns.Record{Name: p.Hostname, Addr: p.Address()})
 		}
 	}
-	for _, h := range f.AdminHosts {
-		if _, err := netip.ParseAddr(h); err != nil {
-			c.Domains = append(c.Domains, h)
-		}
-	}
+	// An admin host may be an address or localhost, the domain of a port route a
+	// mere label for people.
+	names := slices.Clone(f.AdminHosts)
 	for _, r := range routes {
-		// The domain of a port route may be a mere label for people.
-		if d, err := model.ParseDomain(r.Domain); err == nil {
+		names = append(names, r.Domain)
+	}
+	for _, name := range names {
+		if d, err := model.ParseDomain(name); err == nil {
 			c.Domains = append(c.Domains, d)
 		}
 	}

@@ -1,0 +1,24 @@
+.PHONY: run build test bench fuzz
+
+# The server with a demo peer: the curl command that it prints goes through a
+# real WireGuard tunnel. Data stays in ./data; delete it to start over.
+run: build
+	GC_DATA_DIR=./data GC_HTTP_LISTEN=:8080 GC_HTTPS_LISTEN=:8443 GC_WG_HOST=127.0.0.1 bin/gatecontrol serve --demo
+
+build:
+	CGO_ENABLED=0 go build -trimpath -ldflags="-s -w" -o bin/gatecontrol ./cmd/gatecontrol
+
+# Every check and every test. As root on Debian it installs the programs that
+# some tests need; elsewhere those tests are skipped and say so.
+test:
+	scripts/test
+
+# Benchmarks of the packages, then start-up, memory and size of the binary.
+bench: build
+	go test -run='^$$' -bench=. -benchmem ./...
+	scripts/measure bin/gatecontrol
+
+# Every fuzz target for FUZZTIME each.
+FUZZTIME ?= 1m
+fuzz:
+	scripts/fuzz $(FUZZTIME)
