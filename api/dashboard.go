@@ -82,5 +82,5 @@ func (s *Server) passwordPage(r *request, status int, page passwordPage) (respon
 // userPage is a page for whoever is signed in.
 func (s *Server) userPage(r *request, status int, name string, data map[string]any) (responder, error) {
 	data["User"], data["CSRF"] = r.session.User.Username, r.session.Session.CSRFToken
-	return s.pages.render(r, status, name, data)
+	return s.pages.render(status, name, data)
 }

@@ -84,8 +84,11 @@ func (s *Server) failed(r *request, err error) *answer {
 		f.Error = e.Fields[0].Message
 	}
 	a := jsonAnswer(statusOf(e.Kind), f)
-	if e.Kind == model.KindUnavailable {
+	switch e.Kind {
+	case model.KindUnavailable:
 		a.header = http.Header{"Retry-After": {"5"}}
+	case model.KindUnauthenticated:
+		a.header = http.Header{"Www-Authenticate": {`Bearer realm="GateControl"`}}
 	}
 	return a
 }

@@ -26,9 +26,10 @@ type client struct {
 func (s *Server) guard(viaProxy bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, hr *http.Request) {
 		id := hex.EncodeToString(randomBytes(8))
-		r := &request{Request: hr.WithContext(model.WithRequestID(hr.Context(), id)), nonce: hex.EncodeToString(randomBytes(16))}
-		r.header = w.Header()
-		r.peer = clientOf(hr, viaProxy)
+		r := &request{
+			Request: hr.WithContext(model.WithRequestID(hr.Context(), id)),
+			peer:    clientOf(hr, viaProxy), header: w.Header(),
+		}
 		r.header.Set("X-Request-Id", id)
 		s.securityHeaders(r)
 		defer func() {

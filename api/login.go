@@ -77,7 +77,7 @@ func (s *Server) loginPage(_ context.Context, r *request, _ *none) (responder, e
 	if told != "" {
 		s.dropCookie(r, flashCookie)
 	}
-	return s.pages.render(r, http.StatusOK, "login.html", map[string]any{"CSRF": s.formToken(form), "Flash": told})
+	return s.pages.render(http.StatusOK, "login.html", map[string]any{"CSRF": s.formToken(form), "Flash": told})
 }
 
 // signIn answers a form with a redirect whatever happens, and JSON with JSON.

@@ -20,6 +20,7 @@ type (
 	anyText   string
 	anyFlag   bool
 	anyNumber int64
+	anyObject struct{}
 )
 
 func (anyText) Schema(huma.Registry) *huma.Schema {
@@ -32,6 +33,10 @@ func (anyFlag) Schema(huma.Registry) *huma.Schema {
 
 func (anyNumber) Schema(huma.Registry) *huma.Schema {
 	return &huma.Schema{Type: huma.TypeInteger, Nullable: true, Description: "Also as text"}
+}
+
+func (anyObject) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeObject, Nullable: true}
 }
 
 // Schema says that a flag is 0 or 1.
@@ -59,6 +64,7 @@ func (s *Server) openAPI() ([]byte, error) {
 	reg.RegisterTypeAlias(reflect.TypeFor[model.Field[bool]](), reflect.TypeFor[anyFlag]())
 	reg.RegisterTypeAlias(reflect.TypeFor[model.Field[int64]](), reflect.TypeFor[anyNumber]())
 	reg.RegisterTypeAlias(reflect.TypeFor[model.Field[[]int64]](), reflect.TypeFor[[]int64]())
+	reg.RegisterTypeAlias(reflect.TypeFor[json.RawMessage](), reflect.TypeFor[anyObject]())
 	doc := &huma.OpenAPI{
 		OpenAPI: "3.1.0",
 		Info: &huma.Info{
@@ -78,6 +84,9 @@ func (s *Server) openAPI() ([]byte, error) {
 	failed := reg.Schema(reflect.TypeFor[failure](), true, "")
 	for _, o := range s.table {
 		doc.AddOperation(s.describe(o, reg, failed))
+	}
+	for _, schema := range reg.Map() {
+		schema.AdditionalProperties = nil // members may come; none is promised to stay out
 	}
 	return json.Marshal(doc)
 }
@@ -134,7 +143,7 @@ func inputSchema(reg huma.Registry, t reflect.Type, name string) *huma.Schema {
 	if schema.Ref != "" {
 		full = reg.SchemaFromRef(schema.Ref)
 	}
-	full.Required, full.AdditionalProperties = nil, true
+	full.Required = nil
 	return schema
 }
 

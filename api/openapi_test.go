@@ -13,7 +13,7 @@ func TestOpenAPI(t *testing.T) {
 	if w.Code != 200 || w.Header().Get("Content-Type") != "application/openapi+json" {
 		t.Fatalf("%d %v", w.Code, w.Header())
 	}
-	golden(t, "openapi", w.Body.Bytes())
+	golden(t, "openapi", w.Body.String())
 
 	var doc struct {
 		OpenAPI string `json:"openapi"`

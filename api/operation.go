@@ -72,7 +72,6 @@ type request struct {
 	token   *accounts.Credential // is set
 	body    body
 	header  http.Header // of the answer
-	nonce   string      // of the scripts and styles of a page
 }
 
 // none is the input of an operation that takes nothing.

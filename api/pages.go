@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"embed"
+	"encoding/hex"
 	"fmt"
 	"html/template"
 	"net/http"
@@ -31,25 +32,27 @@ func loadPages() (*pages, error) {
 	return &pages{templates: t, style: template.CSS(css)}, nil
 }
 
-// html is a rendered page.
+// html is a rendered page; its scripts and styles carry the nonce.
 type html struct {
 	status int
+	nonce  string
 	body   []byte
 }
 
 // render fills a page. Every page gets the style and the nonce that its policy
 // allows.
-func (p *pages) render(r *request, status int, name string, data map[string]any) (responder, error) {
-	data["Nonce"], data["Style"] = r.nonce, p.style
+func (p *pages) render(status int, name string, data map[string]any) (responder, error) {
+	nonce := hex.EncodeToString(randomBytes(16))
+	data["Nonce"], data["Style"] = nonce, p.style
 	var b bytes.Buffer
 	if err := p.templates.ExecuteTemplate(&b, name, data); err != nil {
 		return nil, fmt.Errorf("page %s: %w", name, err)
 	}
-	return html{status, b.Bytes()}, nil
+	return html{status, nonce, b.Bytes()}, nil
 }
 
-func (h html) respond(r *request) *answer {
-	policy := "default-src 'none'; style-src 'nonce-" + r.nonce + "'; script-src 'nonce-" + r.nonce + "'; img-src 'self' data:; " +
+func (h html) respond(*request) *answer {
+	policy := "default-src 'none'; style-src 'nonce-" + h.nonce + "'; script-src 'nonce-" + h.nonce + "'; img-src 'self' data:; " +
 		"form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 	return &answer{
 		status: h.status, typ: "text/html; charset=utf-8", body: h.body,
@@ -62,7 +65,7 @@ func (p *pages) failure(r *request, a *answer) *answer {
 	if !strings.Contains(r.Header.Get("Accept"), "text/html") {
 		return a
 	}
-	page, err := p.render(r, a.status, "error.html", map[string]any{"Status": a.status, "Text": http.StatusText(a.status)})
+	page, err := p.render(a.status, "error.html", map[string]any{"Status": a.status, "Text": http.StatusText(a.status)})
 	if err != nil {
 		return a
 	}

@@ -168,7 +168,7 @@ func (a *App) startTunnel(ctx context.Context) error {
 		return err
 	}
 	a.onStop("netstack", a.tunnel.Close)
-	return a.tunnel.Start()
+	return bySetting(a.tunnel.Start(), "GC_WG_PORT")
 }
 
 func (a *App) openPorts(context.Context) (err error) {
@@ -220,7 +220,7 @@ func (a *App) buildPlanes(context.Context) (err error) {
 		if a.resolver, err = dns.New(dns.Options{
 			Log: a.log.With("part", "dns"), Zone: s.DNSDomain, Upstreams: s.DNSUpstreams,
 		}); err != nil {
-			return err
+			return bySetting(err, "GC_DNS_UPSTREAMS")
 		}
 		a.onStop("dns", a.resolver.Close)
 	}
@@ -297,6 +297,16 @@ func (a *App) applyIntent(ctx context.Context) error {
 		Netstack: a.tunnel, DNS: a.resolver, L4: a.forwarder, Proxy: a.proxy,
 	})
 	return a.reconciler.Apply(ctx)
+}
+
+// bySetting names the setting that an error of a plane is about.
+func bySetting(err error, setting string) error {
+	if e, ok := errors.AsType[*model.Error](err); ok && e.Field != "" {
+		named := *e
+		named.Field = setting
+		return &named
+	}
+	return err
 }
 
 // onStop adds something to undo. Its error is logged under name, unless that is

@@ -26,9 +26,9 @@ const kills = 50
 func TestKilled(t *testing.T) {
 	bin := lab.Binary(t)
 	dir := filepath.Join(t.TempDir(), "data")
-	adminPort := freePort(t)
+	adminPort := lab.FreePort(t)
 	env := append(os.Environ(), "GC_DATA_DIR="+dir, "GC_ADMIN_PASSWORD="+lab.Password, "GC_WG_HOST=127.0.0.1",
-		"GC_HOST=127.0.0.1", "GC_PORT="+strconv.Itoa(adminPort), "GC_WG_PORT="+strconv.Itoa(freePort(t)),
+		"GC_HOST=127.0.0.1", "GC_PORT="+strconv.Itoa(adminPort), "GC_WG_PORT="+strconv.Itoa(lab.FreePort(t)),
 		"GC_HTTP_LISTEN=127.0.0.1:0", "GC_HTTPS_LISTEN=127.0.0.1:0", "GC_RATE_LIMIT_API=1000000", "GC_LOG_LEVEL=error")
 	admin := lab.NewClient(fmt.Sprintf("http://127.0.0.1:%d", adminPort))
 	start := func() *exec.Cmd {
@@ -59,7 +59,7 @@ func TestKilled(t *testing.T) {
 	for i := range 4 {
 		w := &writer{api: api, n: i, rand: rand.New(rand.NewPCG(seed, uint64(i))), target: target.Addr().(*net.TCPAddr).Port}
 		for range 3 {
-			w.ports = append(w.ports, freePort(t))
+			w.ports = append(w.ports, lab.FreePort(t))
 		}
 		writers = append(writers, w)
 	}

@@ -21,7 +21,7 @@ func TestDocumentedCommands(t *testing.T) {
 			t.Skipf("needs the program %s", program)
 		}
 	}
-	port := freePort(t)
+	port := lab.FreePort(t)
 	base := "https://localhost:" + strconv.Itoa(port)
 	s := lab.Start(t, func(o *app.Options) {
 		o.BaseURL = base
@@ -29,7 +29,7 @@ func TestDocumentedCommands(t *testing.T) {
 	})
 	for range 7 { // the documentation disables route 7
 		s.API.Call(t, 201, "POST", "/api/v1/routes", map[string]any{
-			"domain": "r" + strconv.Itoa(freePort(t)) + ".example.test", "target_port": 9,
+			"domain": "r" + strconv.Itoa(lab.FreePort(t)) + ".example.test", "target_port": 9,
 		}, nil)
 	}
 	dir := t.TempDir()

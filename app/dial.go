@@ -20,9 +20,11 @@ type dialer struct {
 }
 
 func newDialer(tunnel *netstack.Device, own []uint16) *dialer {
-	return &dialer{tunnel: tunnel, own: own, host: net.Dialer{
+	d := &dialer{tunnel: tunnel, own: own, host: net.Dialer{
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 60 * time.Second, Interval: 15 * time.Second, Count: 4},
 	}}
+	d.host.SetMultipathTCP(false) // such sockets cannot be spliced, and cost more to open
+	return d
 }
 
 func (d *dialer) dial(ctx context.Context, network string, addr netip.AddrPort) (net.Conn, error) {

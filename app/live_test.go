@@ -119,12 +119,12 @@ func TestChangesWhileServing(t *testing.T) {
 		call(201, "POST", "/api/v1/peers", map[string]any{"name": fmt.Sprintf("extra %d", i), "hostname": fmt.Sprintf("extra-%d", i)}, &peer)
 		call(201, "POST", "/api/v1/routes", map[string]any{"domain": fmt.Sprintf("r%d.example.test", i), "peer_id": peer.Peer.ID, "target_port": 80}, &web)
 		call(201, "POST", "/api/v1/routes", map[string]any{
-			"route_type": "l4", "l4_protocol": "tcp", "l4_listen_port": freePort(t), "peer_id": peer.Peer.ID, "target_port": 80}, &port)
+			"route_type": "l4", "l4_protocol": "tcp", "l4_listen_port": lab.FreePort(t), "peer_id": peer.Peer.ID, "target_port": 80}, &port)
 		peerPath := fmt.Sprintf("/api/v1/peers/%d", peer.Peer.ID)
 		webPath, portPath := fmt.Sprintf("/api/v1/routes/%d", web.Route.ID), fmt.Sprintf("/api/v1/routes/%d", port.Route.ID)
 		call(200, "PUT", peerPath, map[string]any{"description": "changed", "persistentKeepalive": 7}, nil)
 		call(200, "PUT", webPath, map[string]any{"target_port": 81, "https_enabled": false}, nil)
-		call(200, "PUT", portPath, map[string]any{"l4_listen_port": freePort(t)}, nil)
+		call(200, "PUT", portPath, map[string]any{"l4_listen_port": lab.FreePort(t)}, nil)
 		call(200, "PUT", peerPath+"/toggle", nil, nil)
 		call(200, "PUT", webPath+"/toggle", nil, nil)
 		call(200, "PUT", portPath+"/toggle", nil, nil)
@@ -140,17 +140,6 @@ func TestChangesWhileServing(t *testing.T) {
 	}
 }
 
-// freePort returns a TCP port that was free a moment ago.
-func freePort(t testing.TB) int {
-	t.Helper()
-	ln, err := net.Listen("tcp", ":0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().(*net.TCPAddr).Port
-}
-
 // TestTakenPort asks for a port that another process holds.
 func TestTakenPort(t *testing.T) {
 	s := lab.Start(t)
@@ -161,7 +150,7 @@ func TestTakenPort(t *testing.T) {
 	lab.ServeEcho(t, taken)
 	port := taken.Addr().(*net.TCPAddr).Port
 
-	open := freePort(t)
+	open := lab.FreePort(t)
 	route := func(port int) map[string]any {
 		return map[string]any{"route_type": "l4", "l4_protocol": "tcp", "l4_listen_port": port, "target_ip": "", "target_port": port}
 	}

@@ -436,7 +436,7 @@ func heapGrowth(f func()) uint64 {
 }
 
 func TestStreaming(t *testing.T) {
-	const size = 128 << 20
+	const size = 96 << 20
 	addr := backend(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == "POST" {
 			var c checker

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -334,5 +335,37 @@ func TestResumption(t *testing.T) {
 	r.commit(Config{})
 	if _, err := connect(); err == nil || !strings.Contains(err.Error(), "unrecognized name") {
 		t.Errorf("after the route went: %v", err)
+	}
+}
+
+// TestIdleMemory holds many idle connections. The figure includes the client's
+// side of each, and must still be below what the proxy alone may cost.
+func TestIdleMemory(t *testing.T) {
+	const n, bound = 300, 50 << 10
+	r := newRig(t, site(backend(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "hello") })))
+	for name, dial := range map[string]func() net.Conn{
+		"plain": r.dial,
+		"tls":   func() net.Conn { return r.dialTLS("app.test") },
+	} {
+		var before, after runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		for range n {
+			c := dial()
+			io.WriteString(c, "GET / HTTP/1.1\r\nHost: app.test\r\n\r\n")
+			resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if readAll(t, resp) != "hello" {
+				t.Fatal("not the answer")
+			}
+		}
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		each := (int64(after.HeapInuse+after.StackInuse) - int64(before.HeapInuse+before.StackInuse)) / n
+		if each > bound {
+			t.Errorf("%s: %d bytes per idle connection", name, each)
+		}
 	}
 }

@@ -145,7 +145,7 @@ func (db *DB) Update(ctx context.Context, f func(*Tx) error) error {
 	}
 	defer func() { _ = btx.Rollback() }() // a no-op once committed; after a panic it undoes
 	tx := &Tx{b: btx}
-	if err := f(tx); err != nil {
+	if err := f(tx); err != nil || !tx.wrote {
 		return err
 	}
 	var pending Pending

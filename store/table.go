@@ -73,6 +73,7 @@ func (t *Table[K, V]) Insert(tx *Tx, v *V) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", t.name, err)
 	}
+	tx.wrote = true
 	*t.key(v) = decodeKey[K](binary.BigEndian.AppendUint64(nil, n))
 	return t.Put(tx, v)
 }
@@ -208,6 +209,7 @@ func (t *Table[K, V]) decode(raw []byte) (*V, error) {
 }
 
 func (t *Table[K, V]) changed(tx *Tx, key []byte) {
+	tx.wrote = true
 	if t.class == Intent {
 		tx.changes = append(tx.changes, Change{t.name, key})
 	}

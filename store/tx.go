@@ -13,6 +13,7 @@ import (
 // that it was handed to, and for one goroutine.
 type Tx struct {
 	b       *bbolt.Tx
+	wrote   bool // anything at all; a commit without that would only cost a sync
 	changes []Change
 }
 

@@ -165,18 +165,13 @@ func (r *Reconciler) skipBad(s *state, skip map[model.RouteID]error) {
 	for _, route := range enabledRoutes(s, skip) {
 		alone := &state{peers: s.peers, routes: map[model.RouteID]*model.Route{route.ID: route}}
 		trial := compile(alone, &r.Facts, nil, r.Now())
-		for _, check := range []func() (store.Pending, error){
-			func() (store.Pending, error) { return r.L4.Prepare(trial.L4) },
-			func() (store.Pending, error) { return r.Proxy.Prepare(trial.Proxy) },
-		} {
-			part, err := check()
-			if err != nil {
-				skip[route.ID] = err
-				r.Log.Error("a route is left out until it can be applied", "route", route.ID, "domain", route.Domain, "err", err)
-				break
-			}
-			part.Abort()
+		part, err := r.preparePlan(nil, alone, trial, nil)
+		if err != nil {
+			skip[route.ID] = err
+			r.Log.Error("a route is left out until it can be applied", "route", route.ID, "domain", route.Domain, "err", err)
+			continue
 		}
+		part.Abort()
 	}
 }
 
