@@ -229,7 +229,7 @@ func (b *body) nextChunk() error {
 		if !ok {
 			return errChunk
 		}
-		if classify(name).inTrailer() {
+		if mayTrail(name) {
 			b.trailers = append(append(b.trailers, line...), '\r', '\n')
 		}
 	}

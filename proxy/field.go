@@ -163,9 +163,24 @@ func (k fieldKind) protected() bool {
 	return k >= reservedField
 }
 
-// inTrailer reports whether a field of this kind may stand behind a body:
-// nothing that frames, routes, authenticates or is ours (RFC 9110, section 6.5.1).
-func (k fieldKind) inTrailer() bool { return k == plainField }
+// mayTrail reports whether a field may stand behind a body: nothing that frames,
+// routes, authenticates, controls or is ours (RFC 9110, section 6.5.1).
+func mayTrail(name []byte) bool {
+	if classify(name) != plainField {
+		return false
+	}
+	for _, head := range [...]string{"location", "www-authenticate", "range", "max-forwards"} {
+		if equalFold(name, head) {
+			return false
+		}
+	}
+	for _, prefix := range [...]string{"x-forwarded", "x-real-ip"} {
+		if len(name) >= len(prefix) && equalFold(name[:len(prefix)], prefix) {
+			return false
+		}
+	}
+	return true
+}
 
 // tokenBytes are the bytes of an RFC 9110 token (section 5.6.2).
 var tokenBytes = byteSet("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
 	"sync/atomic"
 	"time"
 
@@ -39,6 +38,8 @@ type exchange struct {
 	direct    bool        // the answer has its length and goes to the client as it is
 }
 
+var errPanic = errors.New("panic")
+
 func newExchange(s *Server) *exchange { return &exchange{srv: s} }
 
 // release gives the exchange back. Its buffers stay with it.
@@ -59,18 +60,25 @@ func (ex *exchange) release() {
 func (s *Server) forward(ctx *fasthttp.RequestCtx, cl client, snap *snapshot, r *route) {
 	ex := s.exchanges.Get().(*exchange)
 	ex.client, ex.route = cl, r
+	settled := false
+	defer func() {
+		if !settled { // a panic, which must not leave anything open
+			ex.drop()
+		}
+	}()
 	if ctx.Request.IsBodyStream() {
 		ex.body, _ = ctx.Request.BodyStream().(requestBody)
 	}
 	ex.request.read(ctx)
 	ex.out = ex.request.appendHead(ex.out[:0], ctx, cl, r, snap.trusts(cl.Address()))
-	if err := ex.ask(ctx.Request.Header.IsHead()); err != nil {
-		ex.fail(ctx, err)
-		ex.release()
-		return
+	err := ex.ask(ctx.Request.Header.IsHead())
+	if err == nil {
+		if err = ex.relay(ctx); err != nil {
+			ex.drop()
+		}
 	}
-	if err := ex.relay(ctx); err != nil {
-		ex.drop()
+	settled = true
+	if err != nil {
 		ex.fail(ctx, err)
 		ex.release()
 	}
@@ -130,6 +138,10 @@ func (ex *exchange) send() error {
 // part for the whole, so its connection is closed.
 func (ex *exchange) upload(bc *backendConn) {
 	defer close(ex.uploaded)
+	defer ex.srv.survive("upload", func() {
+		ex.uploadErr = errPanic
+		_ = bc.Close()
+	})
 	buf := ex.srv.pieces.Get().(*piece)
 	defer ex.srv.pieces.Put(buf)
 	const frame = 10 // room for a chunk size and CRLF before the piece, CRLF behind
@@ -243,45 +255,6 @@ func (ex *exchange) relay(ctx *fasthttp.RequestCtx) error {
 	return nil
 }
 
-// stream leaves the body to fasthttp as it comes. The head waits for the first
-// piece if that is here, and for nothing else.
-func (ex *exchange) stream(ctx *fasthttp.RequestCtx, begun bool) {
-	size := -1
-	if ex.answer.framing == fixedBody {
-		size = int(ex.answer.length)
-		ex.direct = true
-	}
-	ctx.Response.SetBodyStream((*answerStream)(ex), size)
-	ctx.Response.ImmediateHeaderFlush = ex.direct || !begun
-	if ex.direct && begun {
-		ex.client.Cork()
-	}
-	ex.header = &ctx.Response.Header
-}
-
-// relayUnframed answers an HTTP/1.0 client, which knows no chunks: the end of the
-// connection ends the body.
-func (ex *exchange) relayUnframed(ctx *fasthttp.RequestCtx) {
-	ctx.SetConnectionClose()
-	head := append([]byte(nil), ctx.Response.Header.Header()...)
-	cl := ex.client
-	ex.srv.running.Add(1)
-	ctx.HijackSetNoResponse(true)
-	ctx.Hijack(func(net.Conn) {
-		defer ex.srv.running.Done()
-		defer cl.Close()
-		defer ex.srv.survive("answer", cl.Reset)
-		st := (*answerStream)(ex)
-		defer st.Close()
-		if _, err := cl.Write(head); err != nil {
-			return
-		}
-		if _, err := st.WriteTo(cl); err != nil {
-			cl.Reset()
-		}
-	})
-}
-
 // watch has the client watched while the backend is silent. It reports false
 // while the upload reads from the client, and so would notice by itself.
 func (ex *exchange) watch() bool {
@@ -379,66 +352,4 @@ func (ex *exchange) fail(ctx *fasthttp.RequestCtx, err error) {
 		ex.srv.opts.Log.Warn("backend failed", "host", ex.route.host, "addr", ex.route.target.Addr,
 			"peer", ex.route.target.PeerName, "err", err, "request", id, "skipped", skipped)
 	}
-}
-
-// answerStream is an exchange as the body stream of its answer.
-type answerStream exchange
-
-var _ fasthttp.BodyWriterTo = (*answerStream)(nil)
-
-// SupportsBodyWriteTo has fasthttp use WriteTo, which moves larger pieces.
-func (st *answerStream) SupportsBodyWriteTo() bool { return true }
-
-func (st *answerStream) Read(p []byte) (int, error) {
-	n, err := st.bc.body.Read(p)
-	if err == io.EOF {
-		setTrailers(st.header, st.bc.body.Trailer())
-	}
-	return n, err
-}
-
-// WriteTo writes the body to w as it arrives. A body with a length goes past
-// fasthttp's writer, which would keep the end of a piece until the next one is
-// there. An error, here or from w, ends the connection of the client without
-// the end of the body.
-func (st *answerStream) WriteTo(w io.Writer) (total int64, err error) {
-	buf := st.srv.pieces.Get().(*piece)
-	defer st.srv.pieces.Put(buf)
-	kept := 0
-	if st.direct {
-		w = st.client
-		held := st.client.Uncork()
-		if kept = len(held); kept > pieceSize/2 {
-			if _, err := w.Write(held); err != nil {
-				return 0, err
-			}
-			kept = 0
-		}
-		copy(buf[:kept], held)
-	}
-	for {
-		n, err := st.Read(buf[kept:])
-		if n > 0 {
-			if _, err := w.Write(buf[:kept+n]); err != nil {
-				return total, err
-			}
-			kept = 0
-			total += int64(n)
-		}
-		if err == io.EOF {
-			return total, nil
-		}
-		if err != nil {
-			return total, err
-		}
-	}
-}
-
-// Close ends the exchange. fasthttp calls it once, whatever happened.
-func (st *answerStream) Close() error {
-	ex := (*exchange)(st)
-	ex.client.Uncork()
-	ex.finish()
-	ex.release()
-	return nil
 }

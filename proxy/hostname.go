@@ -17,7 +17,11 @@ const maxHostname = 253
 //
 // Routing, SNI, certificates and route storage all compare names in this form.
 func NormalizeHost(host string) (string, bool) {
-	b, ok := appendHostname(make([]byte, 0, len(host)), []byte(host))
+	var buf [maxHostname]byte
+	b, ok := appendHostname(buf[:0], []byte(host))
+	if string(b) == host {
+		return host, ok // the usual case
+	}
 	return string(b), ok
 }
 

@@ -239,7 +239,7 @@ func appendTrailerNames(b, list []byte) []byte {
 	sep := "Trailer: "
 	for len(list) > 0 {
 		var name []byte
-		if name, list = cutList(list); isToken(name) && classify(name).inTrailer() {
+		if name, list = cutList(list); isToken(name) && mayTrail(name) {
 			b = append(append(b, sep...), name...)
 			sep = ", "
 		}

@@ -1,7 +1,9 @@
 package proxy
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -51,5 +53,44 @@ func TestRouting(t *testing.T) {
 				t.Errorf("Location %q, want %q", got, tt.location)
 			}
 		})
+	}
+}
+
+func TestAdminHost(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	api := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.SetCookie(w, &http.Cookie{Name: "gc.sid", Value: "new"})
+		fmt.Fprintf(w, "%s|%s|%s|%s", r.Host, r.Header.Get("Cookie"), r.Header.Get("X-Forwarded-Proto"), r.Header.Get("X-Forwarded-For"))
+	})}
+	go api.Serve(ln)
+	defer api.Close()
+	r := newRig(t, Config{AdminHosts: []string{"admin.test", "127.0.0.1"}}, func(o *Options, _ *limits) {
+		o.HTTPSPort = 8443
+		o.DialAdmin = func(context.Context) (net.Conn, error) { return net.Dial("tcp", ln.Addr().String()) }
+	})
+	c := r.client()
+	resp, _ := get(t, c, "http://admin.test/x?y=z")
+	if resp.StatusCode != 308 || resp.Header.Get("Location") != "https://admin.test:8443/x?y=z" {
+		t.Errorf("%d %q", resp.StatusCode, resp.Header.Get("Location"))
+	}
+	req, _ := http.NewRequest("GET", "https://admin.test/", nil)
+	req.Header.Set("Cookie", "gc.sid=old")
+	req.Header.Set("X-Forwarded-For", "6.6.6.6")
+	resp, err = c.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if body := readAll(t, resp); body != "admin.test|gc.sid=old|https|127.0.0.1" {
+		t.Errorf("API saw %q", body)
+	}
+	if resp.Header.Get("Set-Cookie") != "gc.sid=new" {
+		t.Errorf("Set-Cookie %q", resp.Header.Get("Set-Cookie"))
+	}
+	// Without SNI, by address.
+	if resp, body := get(t, c, "https://127.0.0.1/"); resp.StatusCode != 200 || !strings.HasPrefix(body, "127.0.0.1|") {
+		t.Errorf("%d %q", resp.StatusCode, body)
 	}
 }

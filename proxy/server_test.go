@@ -65,7 +65,9 @@ func TestShutdownDrains(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
-	if got := <-answer; !strings.HasSuffix(got, "0\r\n\r\n") || !strings.Contains(got, "last") {
+	got := <-answer
+	resp, err := http.ReadResponse(newReader([]byte(got)), nil)
+	if err != nil || readAll(t, resp) != "first last" {
 		t.Errorf("the request in flight got %q", got)
 	}
 }
