@@ -5,9 +5,9 @@ import (
 	"crypto/sha512"
 	"crypto/subtle"
 	"encoding/hex"
-	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 
 	"gatecontrol/model"
@@ -99,16 +99,21 @@ func (s *Server) sameOrigin(r *request) bool {
 		return false
 	}
 	origin := originOf(u.Scheme, u.Host)
-	return origin == own || origin == s.origin || site != "" && originOf(scheme, u.Host) == own
+	return origin != "" && (origin == own || origin == s.origin || site != "" && originOf(scheme, u.Host) == own)
 }
 
-// originOf returns the canonical text of an origin, without the usual port.
+// originOf returns the canonical text of an origin, without the usual port, or
+// "" for a host that is none.
 func originOf(scheme, host string) string {
 	scheme = strings.ToLower(scheme)
-	name := model.NormalizeHost(host)
-	if _, port, err := net.SplitHostPort(host); err == nil && port != "" &&
-		!(scheme == "http" && port == "80") && !(scheme == "https" && port == "443") {
-		name += ":" + port
+	name, ok := model.NormalizeHost(host)
+	if !ok {
+		return ""
+	}
+	switch port := model.HostPort([]byte(host)); {
+	case port == 0, scheme == "http" && port == 80, scheme == "https" && port == 443:
+	default:
+		name += ":" + strconv.Itoa(int(port))
 	}
 	return scheme + "://" + name
 }

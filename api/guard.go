@@ -107,9 +107,11 @@ func clientOf(r *http.Request, viaProxy bool) client {
 }
 
 func allowedHosts(base *url.URL, more []string) map[string]bool {
-	hosts := map[string]bool{"localhost": true, model.NormalizeHost(base.Host): true}
-	for _, h := range more {
-		hosts[model.NormalizeHost(h)] = true
+	hosts := map[string]bool{"localhost": true}
+	for _, h := range append([]string{base.Host}, more...) {
+		if name, ok := model.NormalizeHost(h); ok {
+			hosts[name] = true
+		}
 	}
 	return hosts
 }
@@ -117,11 +119,8 @@ func allowedHosts(base *url.URL, more []string) map[string]bool {
 // servesHost keeps other sites from reaching this server under their own name
 // (DNS rebinding). An address cannot be rebound.
 func (s *Server) servesHost(host string) bool {
-	name := model.NormalizeHost(host)
-	if s.hosts[name] {
-		return true
-	}
-	return net.ParseIP(strings.Trim(name, "[]")) != nil
+	name, ok := model.NormalizeHost(host)
+	return ok && (s.hosts[name] || net.ParseIP(name) != nil)
 }
 
 func randomBytes(n int) []byte {

@@ -16,7 +16,7 @@ func TestHostCheck(t *testing.T) {
 	admin := f.admin(t)
 	for host, want := range map[string]int{
 		"gate.example.com": 200, "GATE.example.com.": 200, "gate.example.com:3000": 200, "localhost": 200, "localhost:3000": 200,
-		"127.0.0.1:3000": 200, "[::1]:3000": 200, "::1": 200, "other.example": 200,
+		"127.0.0.1:3000": 200, "[::1]:3000": 200, "[::1]": 200, "other.example": 200,
 		"evil.example": 421, "gate.example.com.evil.example": 421, "localhost.evil.example": 421, "127.0.0.1.evil.example": 421,
 	} {
 		if w := admin.with("Host", host).do("GET", "/api/v1/peers", ""); w.Code != want {

@@ -254,11 +254,11 @@ func (a *App) buildServices(ctx context.Context) (err error) {
 		DB: a.db, Now: a.now, Status: a.peerStatus, HostAddrs: hostAddrs,
 		Skipped: func() map[model.RouteID]error { return a.reconciler.Skipped() },
 		Blocked: s.blockedPorts(a.ownPorts()...), MaxRange: s.L4MaxPortRange,
-		AdminHost: s.baseURL.Hostname(), ZoneDomain: s.DNSDomain, Tunnel: s.WGSubnet,
+		AdminHost: s.adminHosts[0], ZoneDomain: s.DNSDomain, Tunnel: s.WGSubnet,
 	})
 	a.traffic = telemetry.NewTraffic(telemetry.TrafficOptions{
 		DB: a.db, Log: a.log.With("part", "traffic"), Now: a.now, Interval: s.TrafficInterval.Duration(),
-		Status: a.peerList,
+		Status: func() []model.PeerStatus { return a.tunnel.Status().Peers },
 	})
 	a.generated, err = a.accounts.EnsureAdmin(ctx, s.AdminUser, s.AdminPassword.Reveal())
 	return err
@@ -266,24 +266,12 @@ func (a *App) buildServices(ctx context.Context) (err error) {
 
 // peerStatus is the live tunnel by public key.
 func (a *App) peerStatus() map[model.PublicKey]model.PeerStatus {
-	list := a.peerList()
+	list := a.tunnel.Status().Peers
 	m := make(map[model.PublicKey]model.PeerStatus, len(list))
 	for _, p := range list {
 		m[p.PublicKey] = p
 	}
 	return m
-}
-
-func (a *App) peerList() []model.PeerStatus {
-	list := a.tunnel.Status().Peers
-	out := make([]model.PeerStatus, len(list))
-	for i, p := range list {
-		out[i] = model.PeerStatus{
-			PublicKey: p.PublicKey, HasPresharedKey: p.HasPreshared, Endpoint: p.Endpoint, AllowedIPs: p.AllowedIPs,
-			LastHandshake: p.LastHandshake, RxBytes: p.RxBytes, TxBytes: p.TxBytes, Keepalive: p.Keepalive,
-		}
-	}
-	return out
 }
 
 func (a *App) applyIntent(ctx context.Context) error {

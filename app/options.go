@@ -116,8 +116,12 @@ func (s *settings) checkNetwork(bad *model.Invalids) {
 	} else if s.WGSubnet = s.WGSubnet.Masked(); !s.WGSubnet.Contains(s.WGGateway) || s.WGGateway == s.WGSubnet.Addr() {
 		bad.Add("GC_WG_GATEWAY_IP", "must be a host address inside GC_WG_SUBNET %s", s.WGSubnet)
 	}
-	if s.WGHost == "" || strings.ContainsAny(s.WGHost, " \t\r\n/@[]") {
-		bad.Add("GC_WG_HOST", "must be a host name or an IP address")
+	if _, err := netip.ParseAddr(s.WGHost); err != nil {
+		if host, ok := model.NormalizeHost(s.WGHost); !ok || model.HostPort([]byte(s.WGHost)) != 0 {
+			bad.Add("GC_WG_HOST", "must be a host name or an IP address, without a port")
+		} else {
+			s.WGHost = host
+		}
 	}
 	if s.WGDNS == "" {
 		s.WGDNS = s.WGGateway.String()
@@ -152,9 +156,13 @@ func (s *settings) checkAdmin(bad *model.Invalids) {
 		bad.Add("GC_BASE_URL", "must be http:// or https:// and a host, without a path")
 		return
 	}
-	s.baseURL = u
-	s.adminHosts = []string{model.NormalizeHost(u.Host)}
-	if s.adminHosts[0] == "localhost" {
+	host, ok := model.NormalizeHost(u.Host)
+	if !ok {
+		bad.Add("GC_BASE_URL", "must name a host by its DNS name or address")
+		return
+	}
+	s.baseURL, s.adminHosts = u, []string{host}
+	if host == "localhost" {
 		s.adminHosts = append(s.adminHosts, "127.0.0.1")
 	}
 	if _, err := model.ParseUsername("GC_ADMIN_USER", s.AdminUser); err != nil {

@@ -9,7 +9,9 @@ import (
 	"time"
 
 	"gatecontrol/api"
+	"gatecontrol/control/events"
 	"gatecontrol/model"
+	"gatecontrol/store"
 )
 
 // Bounds of the API's HTTP servers. The whole request is small (1 MiB at most),
@@ -135,7 +137,7 @@ func (a *App) apiOptions() api.Options {
 		Log: a.log.With("part", "api"), Accounts: a.accounts, Peers: a.peers, Routes: a.routes, Backup: a.backup, Events: a.activity,
 		WG: func() api.WG {
 			t := a.tunnel.Status()
-			return api.WG{Running: t.Running, PublicKey: t.PublicKey, ListenPort: t.ListenPort, Peers: a.peerList()}
+			return api.WG{Running: t.Running, PublicKey: t.PublicKey, ListenPort: t.ListenPort, Peers: t.Peers}
 		},
 		Proxy: func() api.Proxy {
 			p := api.Proxy{Running: a.serving(), Started: a.started}
@@ -175,5 +177,7 @@ func (a *App) reload(ctx context.Context) error {
 	if err := a.reconciler.Apply(ctx); err != nil {
 		return &model.Error{Kind: model.KindUnavailable, Message: "the stored routes cannot be applied", Err: err}
 	}
-	return nil
+	return a.db.Update(ctx, func(tx *store.Tx) error {
+		return events.Append(ctx, tx, a.now(), events.Entry{Type: "caddy_reload", Message: "Proxy configuration reloaded"})
+	})
 }

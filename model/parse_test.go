@@ -7,7 +7,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-	"unicode/utf8"
 )
 
 // parsed is a text, and what a Parse function makes of it; no means that it is
@@ -171,17 +170,6 @@ func TestPortRange(t *testing.T) {
 	}
 }
 
-func TestNormalizeHost(t *testing.T) {
-	for in, want := range map[string]string{
-		"Example.COM": "example.com", "example.com.": "example.com", "example.com:443": "example.com", "example.com.:443": "example.com",
-		"[::1]:80": "[::1]", "[::1]": "[::1]", "::1": "::1", "127.0.0.1:80": "127.0.0.1", "": "", ":80": "", "a..": "a.",
-	} {
-		if got := NormalizeHost(in); got != want {
-			t.Errorf("%q is %q, want %q", in, got, want)
-		}
-	}
-}
-
 func TestParseDomain(t *testing.T) {
 	long := strings.Repeat("a", 63)
 	fits := strings.Join([]string{long, long, long, strings.Repeat("a", 57), "com"}, ".")
@@ -284,9 +272,6 @@ func FuzzParse(f *testing.F) {
 			if again, err := parse(got); err != nil || again != got {
 				t.Errorf("%s: %q became %q, and that %q, %v", name, s, got, again, err)
 			}
-		}
-		if h := NormalizeHost(s); utf8.ValidString(s) && strings.ToLower(h) != h {
-			t.Errorf("%q is normalised to %q", s, h)
 		}
 		DomainIsPublic(s)
 		if v := HostnameVariant(s, 2); len(v) > 65 && len(s) <= 63 {

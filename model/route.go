@@ -111,19 +111,6 @@ var (
 	topLabel    = regexp.MustCompile(`^[a-z]{2,63}$`)
 )
 
-// NormalizeHost returns the form in which host names are compared, stored and
-// logged: lower case, without one trailing dot and without a port. It is the
-// only function that does this; it does not validate.
-func NormalizeHost(host string) string {
-	if i := strings.LastIndexByte(host, ':'); i >= 0 && strings.IndexByte(host[i:], ']') < 0 {
-		if strings.IndexByte(host, ':') == i || host[0] == '[' {
-			host = host[:i]
-		}
-	}
-	host = strings.TrimSuffix(host, ".")
-	return strings.ToLower(host)
-}
-
 // ParseDomain trims and lower-cases s and checks that it is a domain that a
 // route can have: at least two labels of letters, digits and hyphens, the last
 // one letters only, 253 characters at most.

@@ -72,7 +72,7 @@ func TestTunnelBothWays(t *testing.T) {
 	t.Run("status", func(t *testing.T) {
 		s := d.Status()
 		p := s.Peers[0]
-		if !s.Running || s.ListenPort == 0 || s.PublicKey != d.key || !p.HasPreshared ||
+		if !s.Running || s.ListenPort == 0 || s.PublicKey != d.key || !p.HasPresharedKey ||
 			p.Endpoint.Addr() != netip.MustParseAddr("127.0.0.1") || p.RxBytes == 0 || p.TxBytes == 0 ||
 			time.Since(p.LastHandshake) > time.Hour || len(p.AllowedIPs) != 1 {
 			t.Fatalf("%+v", s)

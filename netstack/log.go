@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -18,6 +19,10 @@ const (
 	logInterval = time.Second // one line each
 	logBurst    = 10
 )
+
+// notHeardYet is in wireguard-go's error about a keepalive for a peer that has
+// not joined yet: what every new peer is for a while.
+const notHeardYet = "no known endpoint for peer"
 
 // wireguardLogger gives wireguard-go's lines to log. Its errors heal by
 // themselves, so they are warnings; its verbose lines are there at debug level
@@ -35,6 +40,11 @@ func wireguardLogger(log *slog.Logger) *device.Logger {
 					return // the caller of IpcSet has it
 				}
 			}
+			line := fmt.Sprintf(format, args...)
+			if strings.Contains(line, notHeardYet) {
+				log.Debug("wireguard: " + line)
+				return
+			}
 			if !limit.Allow() {
 				skipped.Add(1)
 				return
@@ -43,7 +53,7 @@ func wireguardLogger(log *slog.Logger) *device.Logger {
 			if n := skipped.Swap(0); n > 0 {
 				attrs = append(attrs, "skipped", n)
 			}
-			log.Warn("wireguard: "+fmt.Sprintf(format, args...), attrs...)
+			log.Warn("wireguard: "+line, attrs...)
 		},
 	}
 	if log.Enabled(context.Background(), slog.LevelDebug) {

@@ -1,36 +1,18 @@
 package netstack
 
-import (
-	"net/netip"
-	"time"
-
-	"gatecontrol/model"
-)
+import "gatecontrol/model"
 
 // Status is what the tunnel is doing. Counters are since New.
 type Status struct {
 	Running    bool
 	PublicKey  model.PublicKey
 	ListenPort uint16 // the actual one, 0 while not running
-	Peers      []PeerStatus
+	Peers      []model.PeerStatus
 	Exit       ExitStatus
 
 	FilteredPackets   uint64 // refused by the filter
 	OverflowedPackets uint64 // lost because a queue was full
 	FailedPackets     uint64 // lost because their handler failed
-}
-
-// PeerStatus is what is known of one peer.
-type PeerStatus struct {
-	Name          string
-	PublicKey     model.PublicKey
-	HasPreshared  bool
-	Endpoint      netip.AddrPort // invalid: not heard yet
-	AllowedIPs    []netip.Prefix
-	Keepalive     uint16    // seconds, 0 is off
-	LastHandshake time.Time // zero: never
-	RxBytes       uint64    // received from the peer, since it was added
-	TxBytes       uint64    // sent to the peer, since it was added
 }
 
 // ExitStatus counts the flows that are open through the exit.
@@ -68,10 +50,10 @@ func (d *Device) Status() Status {
 		live[read.Peers[i].PublicKey] = &read.Peers[i]
 	}
 	t := d.table.Load()
-	s.Peers = make([]PeerStatus, 0, len(t.peers))
+	s.Peers = make([]model.PeerStatus, 0, len(t.peers))
 	for _, p := range t.peers {
-		ps := PeerStatus{
-			Name: p.Name, PublicKey: p.PublicKey, HasPreshared: !p.PresharedKey.IsZero(),
+		ps := model.PeerStatus{
+			PublicKey: p.PublicKey, HasPresharedKey: !p.PresharedKey.IsZero(),
 			AllowedIPs: p.AllowedIPs, Keepalive: p.Keepalive,
 		}
 		if u := live[p.PublicKey]; u != nil {

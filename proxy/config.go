@@ -23,7 +23,7 @@ type Config struct {
 // Route publishes one target under one host name.
 type Route struct {
 	ID         model.RouteID
-	Host       string // a DNS name; compared as NormalizeHost says
+	Host       string // a DNS name; compared as model.NormalizeHost says
 	ForceHTTPS bool   // plain requests are redirected instead of served
 	Target     Target
 }
@@ -105,9 +105,9 @@ func (s *Server) compile(cfg Config, prev *snapshot) (*snapshot, error) {
 }
 
 func (s *Server) addRoute(snap, prev *snapshot, in *Route, r *route) error {
-	host, ok := NormalizeHost(in.Host)
+	host, ok := model.NormalizeHost(in.Host)
 	switch {
-	case !ok || portOf([]byte(in.Host)) != 0:
+	case !ok || model.HostPort([]byte(in.Host)) != 0:
 		return model.Invalid("domain", "%q is not a host name", in.Host)
 	case in.ID <= 0:
 		return model.Invalid("id", "a route needs a positive id")
@@ -152,6 +152,6 @@ func adminHost(text string) (string, bool) {
 	if addr, err := netip.ParseAddr(text); err == nil && addr.Zone() == "" {
 		return addr.Unmap().String(), true
 	}
-	host, ok := NormalizeHost(text)
-	return host, ok && portOf([]byte(text)) == 0
+	host, ok := model.NormalizeHost(text)
+	return host, ok && model.HostPort([]byte(text)) == 0
 }

@@ -1,6 +1,10 @@
 package proxy
 
-import "bytes"
+import (
+	"bytes"
+
+	"gatecontrol/model"
+)
 
 // requestHead is what a request head says of framing and routing. The slices
 // point into the head and live as long as it does.
@@ -179,11 +183,11 @@ func parseLength(b []byte) (n int64, ok bool) {
 // checkTarget checks Host and target (RFC 9112, section 3.2), and brings an
 // absolute form into origin form.
 func (h *requestHead) checkTarget(host []byte, hasHost bool) int {
-	var a, b [maxHostname]byte
+	var a, b [model.MaxHostname]byte
 	name := b[:0]
 	if hasHost {
 		var ok bool
-		if name, ok = appendHostname(b[:0], host); !ok {
+		if name, ok = model.AppendHost(b[:0], host); !ok {
 			return 400
 		}
 	}
@@ -199,7 +203,7 @@ func (h *requestHead) checkTarget(host []byte, hasHost bool) int {
 		if !ok {
 			return 400
 		}
-		got, ok := appendHostname(a[:0], authority)
+		got, ok := model.AppendHost(a[:0], authority)
 		if !ok || hasHost && !bytes.Equal(got, name) {
 			return 400
 		}

@@ -1,6 +1,10 @@
 package proxy
 
-import "net/netip"
+import (
+	"net/netip"
+
+	"gatecontrol/model"
+)
 
 // match is what a Host field leads to.
 type match struct {
@@ -12,8 +16,8 @@ type match struct {
 // empty. A request for another name than the connection's could slip past what
 // TLS decided for that name (RFC 9110, section 7.4).
 func (s *snapshot) match(host []byte, sni string) match {
-	var buf [maxHostname]byte
-	name, ok := appendHostname(buf[:0], host)
+	var buf [model.MaxHostname]byte
+	name, ok := model.AppendHost(buf[:0], host)
 	if !ok {
 		return match{}
 	}

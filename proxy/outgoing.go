@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"gatecontrol/model"
+
 	"bytes"
 	"net/netip"
 	"strconv"
@@ -177,7 +179,7 @@ func (q *request) appendForwarded(b []byte, h *fasthttp.RequestHeader, cl client
 
 // publicPort is the port that the client believes it is talking to.
 func publicPort(host []byte, secure bool) uint16 {
-	switch port := portOf(host); {
+	switch port := model.HostPort(host); {
 	case port != 0:
 		return port
 	case secure:

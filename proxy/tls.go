@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"gatecontrol/model"
+
 	"context"
 	"crypto/tls"
 	"net"
@@ -49,7 +51,7 @@ func (s *Server) tlsConfig() *tls.Config {
 func (s *Server) nameOf(hello *tls.ClientHelloInfo) string {
 	snap := s.snapshot.Load()
 	if hello.ServerName != "" {
-		name, ok := NormalizeHost(hello.ServerName)
+		name, ok := model.NormalizeHost(hello.ServerName)
 		if !ok || snap.hosts[name] == nil {
 			return ""
 		}
@@ -70,7 +72,7 @@ func (c *conn) handshake() bool {
 	if err := t.Handshake(); err != nil {
 		return false
 	}
-	c.name, _ = NormalizeHost(t.ConnectionState().ServerName)
+	c.name, _ = model.NormalizeHost(t.ConnectionState().ServerName)
 	return true
 }
 

@@ -108,7 +108,7 @@ func checkFile(path string) error {
 	}
 	w := &walk{f: f, meta: m, seen: make([]bool, m.used)}
 	w.seen[0], w.seen[1] = true, true // the meta pages
-	if err := w.tree(m.root, nil, nil); err != nil {
+	if err := w.tree(m.root, nil, nil, w.bucketsOnly); err != nil {
 		return err
 	}
 	return w.free()
@@ -179,9 +179,28 @@ func (w *walk) page(id uint64) (*filePage, error) {
 	return parsePage(id, head)
 }
 
+// entryCheck judges an entry of a leaf by its kind.
+type entryCheck func(p *filePage, kind uint32, value []byte) error
+
+// bucketsOnly is for the root of a file, which holds nothing else.
+func (w *walk) bucketsOnly(p *filePage, kind uint32, value []byte) error {
+	if kind != bucketEntry {
+		return p.errorf("an entry of type %#x among the buckets", kind)
+	}
+	return w.bucket(p, value)
+}
+
+// records is for everything below.
+func (w *walk) records(p *filePage, kind uint32, _ []byte) error {
+	if kind != 0 {
+		return p.errorf("an entry of type %#x among the records", kind)
+	}
+	return nil
+}
+
 // tree checks a page and what is below it. Every key is at least low and less
 // than high; nil is no bound.
-func (w *walk) tree(id uint64, low, high []byte) error {
+func (w *walk) tree(id uint64, low, high []byte, entry entryCheck) error {
 	if w.full() {
 		return nil
 	}
@@ -190,7 +209,7 @@ func (w *walk) tree(id uint64, low, high []byte) error {
 		return err
 	}
 	if p.flags == leafPage {
-		return w.leaf(p, low, high)
+		return w.leaf(p, low, high, entry)
 	}
 	if p.flags != branchPage || p.n == 0 {
 		return p.errorf("is of type %#x with %d entries inside of a tree", p.flags, p.n)
@@ -214,14 +233,14 @@ func (w *walk) tree(id uint64, low, high []byte) error {
 		if i+1 < len(keys) {
 			next = keys[i+1]
 		}
-		if err := w.tree(child, keys[i], next); err != nil {
+		if err := w.tree(child, keys[i], next, entry); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (w *walk) leaf(p *filePage, low, high []byte) error {
+func (w *walk) leaf(p *filePage, low, high []byte, entry entryCheck) error {
 	keys := make([][]byte, p.n)
 	for i := range p.n {
 		e, err := p.elem(i)
@@ -236,14 +255,8 @@ func (w *walk) leaf(p *filePage, low, high []byte) error {
 		if err != nil {
 			return err
 		}
-		switch native.Uint32(e) {
-		case 0:
-		case bucketEntry:
-			if err := w.bucket(p, value[ksize:]); err != nil {
-				return err
-			}
-		default:
-			return p.errorf("an entry is of type %#x", native.Uint32(e))
+		if err := entry(p, native.Uint32(e), value[ksize:]); err != nil {
+			return err
 		}
 	}
 	return p.order(keys, low, high)
@@ -255,7 +268,7 @@ func (w *walk) bucket(p *filePage, value []byte) error {
 		return p.errorf("a bucket of %d bytes", len(value))
 	}
 	if root := native.Uint64(value); root != 0 {
-		return w.tree(root, nil, nil)
+		return w.tree(root, nil, nil, w.records)
 	}
 	inline, err := parsePage(p.id, value[bucketSize:])
 	if err != nil {
@@ -264,7 +277,7 @@ func (w *walk) bucket(p *filePage, value []byte) error {
 	if inline.flags != leafPage {
 		return p.errorf("a small bucket is of type %#x", inline.flags)
 	}
-	return w.leaf(inline, nil, nil)
+	return w.leaf(inline, nil, nil, w.records)
 }
 
 // elem returns the head of entry i.

@@ -61,9 +61,9 @@ func read(t testing.TB, db *DB, f func(*Tx) error) {
 }
 
 // addTable makes room for a table of a test.
-func addTable(t testing.TB, db *DB, table interface{ create(*bbolt.Tx) error }) {
+func addTable(t testing.TB, db *DB, table bucketed) {
 	t.Helper()
-	if err := db.intent.Update(table.create); err != nil {
+	if err := db.intent.Update(func(tx *bbolt.Tx) error { return create(tx, []bucketed{table}) }); err != nil {
 		t.Fatal(err)
 	}
 }

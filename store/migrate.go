@@ -29,7 +29,13 @@ func (db *DB) migrate() error {
 	if err := db.migrateFile(db.intent, intentSteps); err != nil {
 		return err
 	}
-	return db.migrateFile(db.history, historySteps)
+	if err := db.migrateFile(db.history, historySteps); err != nil {
+		return err
+	}
+	if err := checkBuckets(db.intent, intentTables()); err != nil {
+		return err
+	}
+	return checkBuckets(db.history, historyTables())
 }
 
 // migrateFile takes the missing steps in one transaction, so that an

@@ -185,20 +185,43 @@ var Activity = Table[model.EventID, model.Event]{
 // Traffic is the traffic of all peers over time, in the history file.
 var Traffic = Series[model.TrafficSample]{name: "traffic"}
 
-// buckets of each file, as the newest schema has them.
-func createIntent(tx *bbolt.Tx) error {
-	return create(tx, &Peers, &Routes, &Users, &Sessions, &Tokens, &Lockouts, &Settings, &Secrets, &Counters, &Outbox)
+// bucketed is a table or a series.
+type bucketed interface{ buckets() [][]byte }
+
+// What each file holds, as the newest schema has it.
+func intentTables() []bucketed {
+	return []bucketed{&Peers, &Routes, &Users, &Sessions, &Tokens, &Lockouts, &Settings, &Secrets, &Counters, &Outbox}
 }
 
-func createHistory(tx *bbolt.Tx) error { return create(tx, &Activity, &Traffic) }
+func historyTables() []bucketed { return []bucketed{&Activity, &Traffic} }
 
-func create(tx *bbolt.Tx, list ...interface{ create(*bbolt.Tx) error }) error {
-	for _, c := range list {
-		if err := c.create(tx); err != nil {
-			return err
+func createIntent(tx *bbolt.Tx) error { return create(tx, intentTables()) }
+
+func createHistory(tx *bbolt.Tx) error { return create(tx, historyTables()) }
+
+func create(tx *bbolt.Tx, tables []bucketed) error {
+	for _, t := range tables {
+		for _, name := range t.buckets() {
+			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
 		}
 	}
 	return nil
+}
+
+// checkBuckets refuses a file that lacks a bucket of the newest schema.
+func checkBuckets(b *bbolt.DB, tables []bucketed) error {
+	return b.View(func(tx *bbolt.Tx) error {
+		for _, t := range tables {
+			for _, name := range t.buckets() {
+				if tx.Bucket(name) == nil {
+					return damaged(b.Path(), fmt.Errorf("there is no bucket %s", name))
+				}
+			}
+		}
+		return nil
+	})
 }
 
 // someID gives the index key of a reference, none for 0.

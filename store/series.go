@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"iter"
 	"time"
-
-	"go.etcd.io/bbolt"
 )
 
 // Series is a bucket of records in the order of time, at most one per
@@ -60,10 +58,7 @@ func (s *Series[V]) Prune(tx *Tx, before time.Time, limit int) (int, error) {
 	return n, nil
 }
 
-func (s *Series[V]) create(tx *bbolt.Tx) error {
-	_, err := tx.CreateBucketIfNotExists([]byte(s.name))
-	return err
-}
+func (s *Series[V]) buckets() [][]byte { return [][]byte{[]byte(s.name)} }
 
 func timeKey(t time.Time) []byte {
 	return binary.BigEndian.AppendUint64(nil, uint64(max(t.UnixMilli(), 0)))

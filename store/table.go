@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"iter"
 	"reflect"
-
-	"go.etcd.io/bbolt"
 )
 
 // Key is what records are found by: a number that the store assigns, or a text
@@ -215,16 +213,13 @@ func (t *Table[K, V]) changed(tx *Tx, key []byte) {
 	}
 }
 
-func (t *Table[K, V]) create(tx *bbolt.Tx) error {
-	if _, err := tx.CreateBucketIfNotExists([]byte(t.name)); err != nil {
-		return err
-	}
+// buckets names the bucket of the records and those of the indexes.
+func (t *Table[K, V]) buckets() [][]byte {
+	names := [][]byte{[]byte(t.name)}
 	for i := range t.indexes {
-		if _, err := tx.CreateBucketIfNotExists(indexBucket(t.name, t.indexes[i].Name)); err != nil {
-			return err
-		}
+		names = append(names, indexBucket(t.name, t.indexes[i].Name))
 	}
-	return nil
+	return names
 }
 
 func (x *Index[V]) check(tx *Tx, table string, key []byte, v *V) error {

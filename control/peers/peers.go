@@ -88,7 +88,8 @@ func New(o Options) *Service {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Service{o: o, host: model.NormalizeHost(base.Host), wake: make(chan struct{}, 1)}
+	host, _ := model.NormalizeHost(base.Host)
+	return &Service{o: o, host: host, wake: make(chan struct{}, 1)}
 }
 
 func (t *Tunnel) check() (base *url.URL, err error) {

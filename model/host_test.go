@@ -1,4 +1,4 @@
-package proxy
+package model
 
 import (
 	"net/netip"
@@ -83,7 +83,7 @@ func FuzzNormalizeHost(f *testing.F) {
 		if twice, ok := NormalizeHost(again); !ok || twice != got {
 			t.Fatalf("%q became %q, and that %q %v", s, got, twice, ok)
 		}
-		if port := portOf([]byte(s)); port != 0 && !strings.Contains(s, ":") {
+		if port := HostPort([]byte(s)); port != 0 && !strings.Contains(s, ":") {
 			t.Fatalf("%q has port %d", s, port)
 		}
 	})

@@ -1,13 +1,13 @@
-package proxy
+package model
 
 import (
 	"net/netip"
 	"strconv"
 )
 
-// maxHostname is the longest DNS name in text form without the root dot (RFC
+// MaxHostname is the longest DNS name in text form without the root dot (RFC
 // 1035, section 2.3.4); an IP literal is shorter.
-const maxHostname = 253
+const MaxHostname = 253
 
 // NormalizeHost returns the one form in which host names are compared: lower
 // case, without port and without one trailing dot; IP literals without brackets
@@ -15,19 +15,20 @@ const maxHostname = 253
 // name nor an IP literal with an optional port of 1–65535 (RFC 9110, section
 // 7.2): userinfo, lists, spaces, percent signs, zones, non-ASCII letters.
 //
-// Routing, SNI, certificates and route storage all compare names in this form.
+// Routing, SNI, certificates, route storage, DNS and the admin host check all
+// compare names in this form.
 func NormalizeHost(host string) (string, bool) {
-	var buf [maxHostname]byte
-	b, ok := appendHostname(buf[:0], []byte(host))
+	var buf [MaxHostname]byte
+	b, ok := AppendHost(buf[:0], []byte(host))
 	if string(b) == host {
 		return host, ok // the usual case
 	}
 	return string(b), ok
 }
 
-// appendHostname is NormalizeHost without garbage: it appends to dst, which
+// AppendHost is NormalizeHost without garbage: it appends to dst, which
 // stays as it was if the host is refused.
-func appendHostname(dst, host []byte) ([]byte, bool) {
+func AppendHost(dst, host []byte) ([]byte, bool) {
 	if len(host) == 0 {
 		return dst, false
 	}
@@ -47,7 +48,7 @@ func appendHostname(dst, host []byte) ([]byte, bool) {
 	if n := len(name); n > 1 && name[n-1] == '.' {
 		name = name[:n-1]
 	}
-	if len(name) == 0 || len(name) > maxHostname {
+	if len(name) == 0 || len(name) > MaxHostname {
 		return dst, false
 	}
 	start, label := len(dst), 0
@@ -110,8 +111,8 @@ func validPort(b []byte) bool {
 	return 1 <= n && n <= 65535
 }
 
-// portOf returns the port that a valid Host names, 0 if it names none.
-func portOf(host []byte) uint16 {
+// HostPort returns the port that a valid host names, 0 if it names none.
+func HostPort(host []byte) uint16 {
 	for i := len(host) - 1; i >= 0 && host[i] != ']'; i-- {
 		if host[i] == ':' {
 			n, _ := strconv.ParseUint(string(host[i+1:]), 10, 16)
