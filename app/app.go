@@ -168,6 +168,9 @@ func (a *App) startTunnel(ctx context.Context) error {
 		return err
 	}
 	a.onStop("netstack", a.tunnel.Close)
+	if s.WGHost == placeholderHost {
+		a.log.Warn("client configs will name a placeholder; set GC_WG_HOST to the name or address of this server", "host", placeholderHost)
+	}
 	return bySetting(a.tunnel.Start(), "GC_WG_PORT")
 }
 

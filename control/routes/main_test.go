@@ -50,7 +50,7 @@ func newBench(t testing.TB) *bench {
 		Skipped:   func() map[model.RouteID]error { return b.skipped },
 		HostAddrs: func() []netip.Addr { return []netip.Addr{netip.MustParseAddr("203.0.113.9")} },
 		Blocked:   []uint16{22, 53, 80, 443, 2019, 3000, 51820}, MaxRange: 100,
-		AdminHost: "Gate.example.com", ZoneDomain: "gc.internal", Tunnel: netip.MustParsePrefix("10.8.0.0/24"),
+		AdminHost: "gate.example.com", ZoneDomain: "gc.internal", Tunnel: netip.MustParsePrefix("10.8.0.0/24"),
 	})
 	b.write(t, func(tx *store.Tx) error {
 		for i, p := range []*model.Peer{

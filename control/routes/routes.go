@@ -35,7 +35,7 @@ type Options struct {
 
 	Blocked    []uint16     // ports that no port route listens on, our own among them
 	MaxRange   int          // most ports of one port route; 0 is 100
-	AdminHost  string       // host name of the administration, normalised
+	AdminHost  string       // host name of the administration
 	ZoneDomain string       // internal DNS domain, normalised; empty without one
 	Tunnel     netip.Prefix // tunnel subnet: reached through peers alone
 }
@@ -74,6 +74,7 @@ func New(o Options) *Service {
 	if o.MaxRange <= 0 {
 		o.MaxRange = defaultMaxRange
 	}
+	o.AdminHost, _ = model.NormalizeHost(o.AdminHost)
 	s := &Service{o: o, blocked: make(map[uint16]bool, len(o.Blocked))}
 	for _, p := range o.Blocked {
 		s.blocked[p] = true
