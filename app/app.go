@@ -247,7 +247,7 @@ func (a *App) buildServices(ctx context.Context) (err error) {
 	}
 	a.backup = backup.New(backup.Options{DB: a.db, Now: a.now})
 	a.peers = peers.New(peers.Options{
-		DB: a.db, Now: a.now, Status: a.peerStatus,
+		DB: a.db, Log: a.log.With("part", "peers"), Now: a.now, Status: a.peerStatus, Zone: s.DNSDomain,
 		Tunnel: peers.Tunnel{
 			Subnet: s.WGSubnet, Gateway: s.WGGateway, Endpoint: s.endpoint(tunnel.ListenPort), BaseURL: s.BaseURL,
 			ServerKey: tunnel.PublicKey, DNS: s.dns, AllowedIPs: s.allowedIPs, Keepalive: s.WGKeepalive, MTU: s.WGMTU,

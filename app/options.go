@@ -145,7 +145,7 @@ func (s *settings) checkNetwork(bad *model.Invalids) {
 			bad.Add("GC_WG_PRIVATE_KEY", "%v", err)
 		}
 	}
-	if _, err := model.ParseDomain(s.DNSDomain); err != nil {
+	if s.DNSDomain, err = model.ParseDomain(s.DNSDomain); err != nil {
 		bad.Add("GC_DNS_DOMAIN", "must be a domain such as gc.internal")
 	}
 }
