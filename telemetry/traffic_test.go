@@ -1,0 +1,193 @@
+package telemetry
+
+import (
+	"log/slog"
+	"net/netip"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"gatecontrol/model"
+	"gatecontrol/store"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// tunnel is what the device would say.
+type tunnel struct {
+	db     *store.DB
+	now    time.Time
+	status []model.PeerStatus
+	peers  []model.PeerID
+}
+
+func newTunnel(t *testing.T, peers int) *tunnel {
+	t.Helper()
+	log := slog.New(slog.DiscardHandler)
+	dir := t.TempDir()
+	sealer, err := store.LoadSealer(dir, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := &tunnel{now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}
+	if u.db, err = store.Open(store.Options{Dir: dir, Sealer: sealer, Log: log}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = u.db.Close() })
+	if err := u.db.Update(t.Context(), func(tx *store.Tx) error {
+		for i := range peers {
+			p := &model.Peer{
+				Name: string(rune('a' + i)), PublicKey: model.PublicKey{byte(i + 1)},
+				AllowedIPs: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 8, 0, byte(i + 2)}), 32)},
+			}
+			if err := store.Peers.Insert(tx, p); err != nil {
+				return err
+			}
+			u.peers = append(u.peers, p.ID)
+			u.status = append(u.status, model.PeerStatus{PublicKey: p.PublicKey})
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
+
+func (u *tunnel) traffic() *Traffic {
+	return NewTraffic(TrafficOptions{
+		DB: u.db, Log: slog.New(slog.DiscardHandler), Now: func() time.Time { return u.now }, Interval: time.Minute,
+		Status: func() []model.PeerStatus { return u.status },
+	})
+}
+
+func (u *tunnel) counters(t *testing.T, id model.PeerID) (c model.PeerCounters) {
+	t.Helper()
+	if err := u.db.View(func(tx *store.Tx) error {
+		got, err := store.Counters.Get(tx, id)
+		if got != nil {
+			c = *got
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func sample(t *testing.T, tr *Traffic) {
+	t.Helper()
+	if err := tr.Sample(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestDeltasSumsAndRates(t *testing.T) {
+	u := newTunnel(t, 2)
+	tr := u.traffic()
+	u.status[0].RxBytes, u.status[0].TxBytes = 100, 1000
+	sample(t, tr)
+	u.now = u.now.Add(10 * time.Second)
+	u.status[0].RxBytes, u.status[1].TxBytes = 150, 70
+	sample(t, tr)
+	sum, rate := tr.Today()
+	if sum.DownloadBytes != 150 || sum.UploadBytes != 1070 || rate != (Rate{Upload: 7, Download: 5}) {
+		t.Errorf("today %+v, rate %+v", sum, rate)
+	}
+	if c := u.counters(t, u.peers[0]); c.TotalRx != 150 || c.TotalTx != 1000 {
+		t.Errorf("sums of the first peer: %+v", c)
+	}
+	if c := u.counters(t, u.peers[1]); c.TotalRx != 0 || c.TotalTx != 70 {
+		t.Errorf("sums of the second peer: %+v", c)
+	}
+}
+
+// TestCountersThatStartOver restarts the device, which counts from 0 again, and
+// then the whole server.
+func TestCountersThatStartOver(t *testing.T) {
+	u := newTunnel(t, 1)
+	tr := u.traffic()
+	u.status[0].RxBytes = 100
+	sample(t, tr)
+	u.now = u.now.Add(time.Minute)
+	u.status[0].RxBytes = 30
+	sample(t, tr)
+	if c := u.counters(t, u.peers[0]); c.TotalRx != 130 {
+		t.Errorf("after a restart of the device: %+v", c)
+	}
+
+	u.now = u.now.Add(time.Minute)
+	u.status[0].RxBytes = 0
+	again := u.traffic()
+	if err := again.loadToday(); err != nil {
+		t.Fatal(err)
+	}
+	if sum, _ := again.Today(); sum.DownloadBytes != 130 {
+		t.Errorf("after a restart of the server: %+v", sum)
+	}
+	u.status[0].RxBytes = 5
+	sample(t, again)
+	if c := u.counters(t, u.peers[0]); c.TotalRx != 135 {
+		t.Errorf("after a restart of the server: %+v", c)
+	}
+}
+
+func TestTodayEndsAtMidnight(t *testing.T) {
+	u := newTunnel(t, 1)
+	u.now = time.Date(2026, 3, 1, 23, 59, 0, 0, time.UTC)
+	tr := u.traffic()
+	u.status[0].TxBytes = 100
+	sample(t, tr)
+	u.now = u.now.Add(2 * time.Minute)
+	if sum, _ := tr.Today(); sum.UploadBytes != 0 {
+		t.Errorf("yesterday is in today: %+v", sum)
+	}
+	u.status[0].TxBytes = 110
+	sample(t, tr)
+	if sum, _ := tr.Today(); sum.UploadBytes != 10 {
+		t.Errorf("today: %+v", sum)
+	}
+}
+
+func TestTrafficOfADeletedPeer(t *testing.T) {
+	u := newTunnel(t, 1)
+	if err := u.db.Update(t.Context(), func(tx *store.Tx) error {
+		_, err := store.Peers.Delete(tx, u.peers[0])
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	u.status[0].TxBytes = 100
+	tr := u.traffic()
+	sample(t, tr)
+	if c := u.counters(t, u.peers[0]); c != (model.PeerCounters{}) {
+		t.Errorf("sums without a peer: %+v", c)
+	}
+	if sum, _ := tr.Today(); sum.UploadBytes != 100 {
+		t.Errorf("today: %+v", sum)
+	}
+}
+
+func TestOldSamplesGo(t *testing.T) {
+	u := newTunnel(t, 1)
+	old := u.now.Add(-trafficRetention - time.Hour)
+	if err := u.db.UpdateHistory(func(tx *store.Tx) error {
+		return store.Traffic.Append(tx, old, &model.TrafficSample{At: old})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	u.status[0].TxBytes = 1
+	sample(t, u.traffic())
+	n := 0
+	if err := u.db.ViewHistory(func(tx *store.Tx) error {
+		for _, err := range store.Traffic.Between(tx, time.Time{}, u.now.Add(time.Hour)) {
+			if err != nil {
+				return err
+			}
+			n++
+		}
+		return nil
+	}); err != nil || n != 1 {
+		t.Errorf("%d samples are kept, %v; want 1", n, err)
+	}
+}
