@@ -10,6 +10,7 @@ import (
 
 	"gatecontrol/model"
 	"gatecontrol/store"
+	"gatecontrol/store/storetest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -24,17 +25,7 @@ type tunnel struct {
 
 func newTunnel(t *testing.T, peers int) *tunnel {
 	t.Helper()
-	log := slog.New(slog.DiscardHandler)
-	dir := t.TempDir()
-	sealer, err := store.LoadSealer(dir, log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	u := &tunnel{now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}
-	if u.db, err = store.Open(store.Options{Dir: dir, Sealer: sealer, Log: log}); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = u.db.Close() })
+	u := &tunnel{db: storetest.Open(t), now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}
 	if err := u.db.Update(t.Context(), func(tx *store.Tx) error {
 		for i := range peers {
 			p := &model.Peer{

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"flag"
-	"log/slog"
 	"maps"
 	"net/netip"
 	"os"
@@ -19,6 +18,7 @@ import (
 
 	"gatecontrol/model"
 	"gatecontrol/store"
+	"gatecontrol/store/storetest"
 )
 
 var updateGolden = flag.Bool("update", false, "rewrite testdata")
@@ -29,15 +29,7 @@ var noon = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
 
 func newService(t testing.TB) (*Service, *store.DB) {
 	t.Helper()
-	sealer, err := store.NewSealer(model.Secret(strings.Repeat("5a", 32)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	db, err := store.Open(store.Options{Dir: t.TempDir(), Sealer: sealer, Log: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = db.Close() })
+	db := storetest.Open(t)
 	return New(Options{DB: db, Now: func() time.Time { return noon }}), db
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"gatecontrol/model"
 	"gatecontrol/store"
+	"gatecontrol/store/storetest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -22,18 +23,8 @@ var day = time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
 
 func newLog(t *testing.T) (*Log, *store.DB) {
 	t.Helper()
-	log := slog.New(slog.DiscardHandler)
-	dir := t.TempDir()
-	sealer, err := store.LoadSealer(dir, log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	db, err := store.Open(store.Options{Dir: dir, Sealer: sealer, Log: log})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = db.Close() })
-	return NewLog(db, log), db
+	db := storetest.Open(t)
+	return NewLog(db, slog.New(slog.DiscardHandler)), db
 }
 
 func add(t *testing.T, db *store.DB, ctx context.Context, at time.Time, e Entry) {

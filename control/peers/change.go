@@ -137,23 +137,14 @@ func remove(ctx context.Context, tx *store.Tx, p *model.Peer, now time.Time) err
 // many. Kinds: KindInvalid for another action or no ids, KindNotFound if one of
 // them is unknown.
 func (s *Service) Batch(ctx context.Context, action string, ids []int64) (affected int, err error) {
-	switch action {
-	case "enable", "disable", "delete":
-	default:
-		return 0, model.Invalid("action", "must be enable, disable or delete")
-	}
-	if len(ids) == 0 {
-		return 0, model.Invalid("ids", "must name at least one peer")
+	unique, err := model.CheckBatch(action, ids)
+	if err != nil {
+		return 0, err
 	}
 	now := s.o.Now().UTC()
-	seen := make(map[int64]bool, len(ids))
 	err = s.o.DB.Update(ctx, func(tx *store.Tx) error {
-		var done []model.PeerID
-		for _, n := range ids {
-			if seen[n] {
-				continue
-			}
-			seen[n] = true
+		done := make([]model.PeerID, 0, len(unique))
+		for _, n := range unique {
 			p, err := load(tx, model.PeerID(n))
 			if err != nil {
 				return err
@@ -181,5 +172,5 @@ func (s *Service) Batch(ctx context.Context, action string, ids []int64) (affect
 	if err != nil {
 		return 0, err
 	}
-	return len(seen), nil
+	return len(unique), nil
 }

@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"flag"
-	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -16,6 +14,7 @@ import (
 
 	"gatecontrol/model"
 	"gatecontrol/store"
+	"gatecontrol/store/storetest"
 )
 
 var updateGolden = flag.Bool("update", false, "rewrite testdata")
@@ -33,24 +32,10 @@ type bench struct {
 	status map[model.PublicKey]model.PeerStatus
 }
 
-func openStore(t testing.TB) *store.DB {
-	t.Helper()
-	sealer, err := store.NewSealer(model.Secret(strings.Repeat("5a", 32)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	db, err := store.Open(store.Options{Dir: t.TempDir(), Sealer: sealer, Log: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = db.Close() })
-	return db
-}
-
 // newBench serves the subnet; its gateway is the first address.
 func newBench(t testing.TB, subnet string, change ...func(*Options)) *bench {
 	t.Helper()
-	b := &bench{db: openStore(t), now: noon}
+	b := &bench{db: storetest.Open(t), now: noon}
 	prefix := netip.MustParsePrefix(subnet)
 	o := Options{
 		DB: b.db, Now: func() time.Time { return b.now }, Zone: "gc.internal",

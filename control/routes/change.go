@@ -135,23 +135,14 @@ func (s *Service) Delete(ctx context.Context, id model.RouteID) error {
 // how many. Kinds: KindInvalid for another action or no ids, KindNotFound if one
 // of them is unknown, and those of Toggle.
 func (s *Service) Batch(ctx context.Context, action string, ids []int64) (affected int, err error) {
-	switch action {
-	case "enable", "disable", "delete":
-	default:
-		return 0, model.Invalid("action", "must be enable, disable or delete")
-	}
-	if len(ids) == 0 {
-		return 0, model.Invalid("ids", "must name at least one route")
+	unique, err := model.CheckBatch(action, ids)
+	if err != nil {
+		return 0, err
 	}
 	now := s.o.Now().UTC()
-	seen := make(map[int64]bool, len(ids))
 	err = s.o.DB.Update(ctx, func(tx *store.Tx) error {
-		var done []model.RouteID
-		for _, n := range ids {
-			if seen[n] {
-				continue
-			}
-			seen[n] = true
+		done := make([]model.RouteID, 0, len(unique))
+		for _, n := range unique {
 			r, err := load(tx, model.RouteID(n))
 			if err != nil {
 				return err
@@ -178,7 +169,7 @@ func (s *Service) Batch(ctx context.Context, action string, ids []int64) (affect
 	if err != nil {
 		return 0, err
 	}
-	return len(seen), nil
+	return len(unique), nil
 }
 
 // update runs f in a write transaction and returns how the route that f names

@@ -5,9 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/netip"
-	"strings"
 	"testing"
 	"time"
 
@@ -15,6 +13,7 @@ import (
 
 	"gatecontrol/model"
 	"gatecontrol/store"
+	"gatecontrol/store/storetest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -34,15 +33,7 @@ type bench struct {
 
 func newBench(t testing.TB) *bench {
 	t.Helper()
-	sealer, err := store.NewSealer(model.Secret(strings.Repeat("5a", 32)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	db, err := store.Open(store.Options{Dir: t.TempDir(), Sealer: sealer, Log: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = db.Close() })
+	db := storetest.Open(t)
 	b := &bench{db: db, now: noon}
 	b.Service = New(Options{
 		DB: db, Now: func() time.Time { return b.now },
