@@ -71,10 +71,14 @@ func readBody(w http.ResponseWriter, r *http.Request) (b body, err error) {
 	switch typ {
 	case typeJSON:
 		b.json = true
-		if tooDeep(b.raw) {
+		depth, members := shape(b.raw)
+		if depth > maxNesting {
 			return b, model.Failure(model.KindInvalid, "the body is nested deeper than %d levels", maxNesting)
 		}
 		b.members, err = model.Members(b.raw)
+		if err == nil && members > len(b.members) {
+			err = model.Failure(model.KindInvalid, "the body has a member twice")
+		}
 	case typeForm:
 		b.members, err = formMembers(b.raw)
 		if err == nil {
@@ -104,6 +108,9 @@ func formMembers(raw []byte) (map[string]json.RawMessage, error) {
 		if !isList && len(list) == 1 {
 			v = list[0]
 		}
+		if members[short] != nil { // both name and name[]: which one counts would be chance
+			return nil, bad
+		}
 		if members[short], err = json.Marshal(v); err != nil {
 			return nil, bad
 		}
@@ -111,9 +118,9 @@ func formMembers(raw []byte) (map[string]json.RawMessage, error) {
 	return members, nil
 }
 
-// tooDeep reports whether the JSON text b nests objects and lists deeper than
-// maxNesting. It need not be valid.
-func tooDeep(b []byte) bool {
+// shape returns how deep the JSON text b nests objects and lists, and, if b is a
+// valid object, how many members that has, those that come twice counted twice.
+func shape(b []byte) (deepest, members int) {
 	depth, quoted := 0, false
 	for i := 0; i < len(b); i++ {
 		switch c := b[i]; {
@@ -123,12 +130,13 @@ func tooDeep(b []byte) bool {
 			quoted = !quoted
 		case quoted:
 		case c == '{' || c == '[':
-			if depth++; depth > maxNesting {
-				return true
-			}
+			depth++
+			deepest = max(deepest, depth)
 		case c == '}' || c == ']':
 			depth--
+		case c == ':' && depth == 1:
+			members++
 		}
 	}
-	return false
+	return deepest, members
 }

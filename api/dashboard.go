@@ -60,7 +60,7 @@ func (s *Server) passwordForm(ctx context.Context, r *request, in *passwordForm)
 		page.Errors = map[string]string{"again": "is not the same"}
 		return s.passwordPage(r, http.StatusBadRequest, page)
 	}
-	_, err := s.Accounts.ChangePassword(ctx, r.session.Session, model.Secret(in.Body.Current.Value), model.Secret(in.Body.Next.Value))
+	_, err := s.setPassword(ctx, r, in.Body.Current.Value, in.Body.Next.Value)
 	if err == nil {
 		return redirect(dashboardPath), nil
 	}

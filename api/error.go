@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"strconv"
 
 	"gatecontrol/model"
 )
@@ -87,6 +88,10 @@ func (s *Server) failed(r *request, err error) *answer {
 	switch e.Kind {
 	case model.KindUnavailable:
 		a.header = http.Header{"Retry-After": {"5"}}
+	case model.KindLimited:
+		if r.header.Get("Retry-After") == "" {
+			a.header = http.Header{"Retry-After": {strconv.Itoa(seconds(limitWindow))}} // at most
+		}
 	case model.KindUnauthenticated:
 		a.header = http.Header{"Www-Authenticate": {`Bearer realm="GateControl"`}}
 	}

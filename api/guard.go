@@ -47,13 +47,15 @@ func (s *Server) guard(viaProxy bool) http.Handler {
 }
 
 // route finds the operation. The mux gets clean paths alone, so it never answers
-// by itself.
+// by itself; a slash that came encoded would be one in some spellings of a path
+// and none in others.
 func (s *Server) route(w http.ResponseWriter, r *request) {
 	p := r.URL.Path
 	if len(p) > 1 {
 		p = strings.TrimSuffix(p, "/")
 	}
-	if !strings.HasPrefix(p, "/") || path.Clean(p) != p || r.Method == http.MethodConnect {
+	if !strings.HasPrefix(p, "/") || path.Clean(p) != p || r.Method == http.MethodConnect ||
+		strings.Contains(strings.ToLower(r.URL.RawPath), "%2f") {
 		s.answer(w, r, nil)
 		return
 	}
@@ -89,7 +91,10 @@ func clientOf(r *http.Request, viaProxy bool) client {
 		c.addr = ap.Addr().Unmap()
 	}
 	if !viaProxy {
-		c.direct = r.Header.Get("X-Forwarded-For") == "" && r.Header.Get("Forwarded") == "" && r.Header.Get("X-Real-IP") == ""
+		c.direct = true
+		for _, name := range []string{"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP", "Forwarded", "Via"} {
+			c.direct = c.direct && len(r.Header.Values(name)) == 0
+		}
 		return c
 	}
 	c.addr = netip.Addr{}

@@ -159,6 +159,16 @@ type passwordAnswer struct {
 }
 
 func (s *Server) changePassword(ctx context.Context, r *request, in *passwordInput) (passwordAnswer, error) {
-	csrf, err := s.Accounts.ChangePassword(ctx, r.session.Session, model.Secret(in.Body.Current.Value), model.Secret(in.Body.Next.Value))
+	csrf, err := s.setPassword(ctx, r, in.Body.Current.Value, in.Body.Next.Value)
 	return passwordAnswer{CSRFToken: csrf}, err
+}
+
+// setPassword changes the password of who is signed in, and has the browser
+// remembered under the new one.
+func (s *Server) setPassword(ctx context.Context, r *request, current, next string) (csrf string, err error) {
+	csrf, device, err := s.Accounts.ChangePassword(ctx, r.session.Session, model.Secret(current), model.Secret(next))
+	if err == nil {
+		s.setCookie(r, deviceCookie, device.Reveal(), deviceMaxAge)
+	}
+	return csrf, err
 }

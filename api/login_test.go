@@ -3,6 +3,7 @@ package api
 import (
 	"encoding/json"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"regexp"
 	"strings"
@@ -305,6 +306,26 @@ func TestPasswordByAPI(t *testing.T) {
 	m := f.admin(t).call(t, 400, "PUT", "/api/v1/settings/password", `{}`)
 	if fields, _ := m["fields"].(map[string]any); fields["current"] == nil || fields["next"] == nil {
 		t.Errorf("the answer is %v", m)
+	}
+}
+
+func TestPasswordKeepsTheBrowserKnown(t *testing.T) {
+	f := newFixture(t)
+	w := f.admin(t).do("PUT", "/api/v1/settings/password", `{"current":"`+adminPassword+`","next":"a new password"}`)
+	if cookies := w.Result().Cookies(); w.Code != 200 || len(cookies) != 1 || cookies[0].Name != deviceCookie || !cookies[0].HttpOnly {
+		t.Errorf("%d, the cookies are %v", w.Code, cookies)
+	}
+}
+
+func TestPasswordGuessesAreLimited(t *testing.T) {
+	f := newFixture(t)
+	admin := f.admin(t)
+	var w *httptest.ResponseRecorder
+	for range 6 {
+		w = admin.do("PUT", "/api/v1/settings/password", `{"current":"wrong","next":"a new password"}`)
+	}
+	if w.Code != 429 || w.Header().Get("Retry-After") != "900" {
+		t.Errorf("%d, Retry-After %q", w.Code, w.Header().Get("Retry-After"))
 	}
 }
 

@@ -150,7 +150,7 @@ func (a *answer) appendHead(b []byte, r *route, stream bool) []byte {
 				continue // RFC 9110, section 8.6
 			}
 		case f.kind == setCookieField && !r.admin:
-			if name, _, _ := bytes.Cut(f.value, equals); ownCookie(trimSpace(name)) {
+			if setsOwnCookie(f.value) {
 				continue
 			}
 		case f.kind == trailerField && chunks:

@@ -13,7 +13,8 @@ import (
 func TestAnswerFields(t *testing.T) {
 	addr := echoHead(t, "Connection: X-Hop, Keep-Alive\r\nX-Hop: gone\r\nKeep-Alive: gone\r\nProxy-Authenticate: gone\r\nUpgrade: gone\r\n"+
 		"Date: Mon, 01 Jan 2001 00:00:00 GMT\r\nServer: Backend/1\r\nset-cookie: a=b; Path=/x\r\nSet-Cookie: a=b; Path=/y\r\n"+
-		"Set-Cookie: gc.sid=stolen\r\nSet-Cookie: gc.route.sid = stolen\r\nx-SpellED: Kept\r\nX-Twice: 1\r\nX-Twice: 2\r\nVia: 1.1 inner\r\n")
+		"Set-Cookie: gc.sid=stolen\r\nSet-Cookie: gc.route.sid = stolen\r\nSet-Cookie: =gc.sid=stolen; Domain=test\r\n"+
+		"Set-Cookie: = gc.route.sid=stolen\r\nSet-Cookie: gc.sid; Path=/stolen\r\nx-SpellED: Kept\r\nX-Twice: 1\r\nX-Twice: 2\r\nVia: 1.1 inner\r\n")
 	r := newRig(t, site(addr))
 	got := r.raw("GET / HTTP/1.1\r\nHost: app.test\r\nConnection: close\r\n\r\n")
 	head, _, _ := strings.Cut(got, "\r\n\r\n")

@@ -120,6 +120,10 @@ type clientBody conn
 func (b *clientBody) Read(p []byte) (int, error) { return b.body.Read(p) }
 func (b *clientBody) Trailer() []byte            { return b.body.Trailer() }
 
+// Close does nothing. fasthttp closes body streams that can be closed, before the
+// connection; the socket would be gone before the answer arrived.
+func (b *clientBody) Close() error { return nil }
+
 // Continue is called before an answer is begun, so its bytes come in order.
 func (b *clientBody) Continue() error {
 	if !b.pending {

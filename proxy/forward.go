@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"context"
 	"errors"
 	"io"
 	"sync/atomic"
@@ -70,7 +69,7 @@ func (s *Server) forward(ctx *fasthttp.RequestCtx, cl client, snap *snapshot, r 
 		ex.body, _ = ctx.Request.BodyStream().(requestBody)
 	}
 	ex.request.read(ctx)
-	ex.out = ex.request.appendHead(ex.out[:0], ctx, cl, r, snap.trusts(cl.Address()))
+	ex.out = ex.request.appendHead(ex.out[:0], ctx, cl, r, snap)
 	err := ex.ask(ctx.Request.Header.IsHead())
 	if err == nil {
 		if err = ex.relay(ctx); err != nil {
@@ -344,7 +343,8 @@ func (ex *exchange) fail(ctx *fasthttp.RequestCtx, err error) {
 	switch {
 	case errors.Is(err, errTooManyUpgrades):
 		status = fasthttp.StatusServiceUnavailable
-	case isTimeout(err) || errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, errUnreachable): // also if it took too long: a peer that is away is silent
+	case isTimeout(err):
 		status = fasthttp.StatusGatewayTimeout
 	}
 	id := ex.srv.page(ctx, status, ex.route)

@@ -87,6 +87,25 @@ func TestEarlyAnswer(t *testing.T) {
 	}
 }
 
+// TestEarlyAnswerArrives has the client still sending when the connection ends. A
+// reset would take the answer from it.
+func TestEarlyAnswerArrives(t *testing.T) {
+	r := newRig(t, site(netip.MustParseAddrPort("127.0.0.1:1")))
+	for _, tt := range []struct{ name, framing string }{
+		{"length", "Content-Length: 900000"},
+		{"unread expectation", "Content-Length: 900000\r\nExpect: 100-continue"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := r.dial()
+			io.WriteString(c, "POST / HTTP/1.1\r\nHost: unknown.test\r\n"+tt.framing+"\r\n\r\n"+strings.Repeat("x", 3*firstBuffer))
+			b, err := io.ReadAll(c)
+			if err != nil || statuses(string(b)) != "404" {
+				t.Errorf("%q, %v", statuses(string(b)), err)
+			}
+		})
+	}
+}
+
 func TestClientLeaves(t *testing.T) {
 	for _, tt := range []struct{ name, request string }{
 		{"while the backend is silent", "GET / HTTP/1.1\r\nHost: app.test\r\n\r\n"},

@@ -92,7 +92,7 @@ func forwardable(connection []byte, f *field) bool {
 // appendHead writes the head that the backend gets: method and target byte for
 // byte, the fields of the client without those of its hop and those that are
 // ours, then ours.
-func (q *request) appendHead(b []byte, ctx *fasthttp.RequestCtx, cl client, r *route, trusted bool) []byte {
+func (q *request) appendHead(b []byte, ctx *fasthttp.RequestCtx, cl client, r *route, snap *snapshot) []byte {
 	h := &ctx.Request.Header
 	b = append(append(b, h.Method()...), ' ')
 	b = append(append(b, h.RequestURI()...), " HTTP/1.1\r\n"...)
@@ -125,21 +125,27 @@ func (q *request) appendHead(b []byte, ctx *fasthttp.RequestCtx, cl client, r *r
 	case q.trailers:
 		b = append(b, "Connection: TE\r\nTE: trailers\r\n"...)
 	}
-	b = q.appendForwarded(b, h, cl, trusted)
+	b = q.appendForwarded(b, h, cl, r, snap)
 	b = appendVia(b, h.IsHTTP11())
 	return append(b, "\r\n"...)
 }
 
 // appendForwarded writes who asked, how and for what. Only a trusted proxy in
 // front of us is believed about it; X-Real-IP is always the connection's peer.
-func (q *request) appendForwarded(b []byte, h *fasthttp.RequestHeader, cl client, trusted bool) []byte {
+// The admin API counts attempts by address and knows no trusted proxies, so it
+// gets one address, decided here.
+func (q *request) appendForwarded(b []byte, h *fasthttp.RequestHeader, cl client, r *route, snap *snapshot) []byte {
 	b = append(b, "X-Forwarded-For: "...)
+	addr := cl.Address()
 	var host, proto, port []byte
-	if trusted {
+	if snap.trusts(addr) {
+		if r.admin {
+			addr = q.asker(addr, snap)
+		}
 		for i := range q.fields {
 			switch f := &q.fields[i]; f.kind {
 			case forwardedFor:
-				if len(f.value) > 0 {
+				if len(f.value) > 0 && !r.admin {
 					b = append(append(b, f.value...), ", "...)
 				}
 			case forwardedHost:
@@ -151,7 +157,7 @@ func (q *request) appendForwarded(b []byte, h *fasthttp.RequestHeader, cl client
 			}
 		}
 	}
-	b = appendAddr(b, cl.Address())
+	b = appendAddr(b, addr)
 	b = append(b, "\r\nX-Forwarded-Host: "...)
 	if len(host) == 0 {
 		host = h.Host()
@@ -175,6 +181,28 @@ func (q *request) appendForwarded(b []byte, h *fasthttp.RequestHeader, cl client
 	b = append(b, "\r\nX-Real-IP: "...)
 	b = appendAddr(b, cl.Address())
 	return append(b, "\r\n"...)
+}
+
+// asker follows what trusted proxies say of whom they ask for, from the last one
+// back to the first address that is none of theirs.
+func (q *request) asker(addr netip.Addr, snap *snapshot) netip.Addr {
+	for i := len(q.fields) - 1; i >= 0; i-- {
+		if q.fields[i].kind != forwardedFor {
+			continue
+		}
+		for list := q.fields[i].value; len(list) > 0; {
+			cut := bytes.LastIndexByte(list, ',')
+			next, err := netip.ParseAddr(string(trimSpace(list[cut+1:])))
+			if err != nil {
+				return addr
+			}
+			if addr = next.Unmap().WithZone(""); !snap.trusts(addr) {
+				return addr
+			}
+			list = list[:max(cut, 0)]
+		}
+	}
+	return addr
 }
 
 // publicPort is the port that the client believes it is talking to.
@@ -234,6 +262,15 @@ var semicolon, equals = []byte{';'}, []byte{'='}
 // route's login, which no backend may see or set.
 func ownCookie(name []byte) bool {
 	return string(name) == "gc.sid" || string(name) == "gc.route.sid"
+}
+
+// setsOwnCookie reports whether a Set-Cookie value would come back to us under one
+// of those names. Browsers return "=name=value", which has no name, as
+// "name=value".
+func setsOwnCookie(value []byte) bool {
+	pair, _, _ := bytes.Cut(value, semicolon)
+	name, _, _ := bytes.Cut(bytes.TrimLeft(pair, "= \t"), equals)
+	return ownCookie(trimSpace(name))
 }
 
 // appendTrailerNames announces those fields behind the body that may go on.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"testing"
 )
@@ -88,6 +89,25 @@ func TestAdminHost(t *testing.T) {
 	}
 	if resp.Header.Get("Set-Cookie") != "gc.sid=new" {
 		t.Errorf("Set-Cookie %q", resp.Header.Get("Set-Cookie"))
+	}
+	// Behind proxies that are trusted, the first address that is not.
+	r.commit(Config{AdminHosts: []string{"admin.test", "127.0.0.1"}, TrustedProxies: []netip.Prefix{
+		netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("10.0.0.0/8")}})
+	for _, tt := range []struct{ said, want string }{
+		{"", "127.0.0.1"},
+		{"203.0.113.7", "203.0.113.7"},
+		{"6.6.6.6, 203.0.113.7, 10.0.0.1,10.0.0.2", "203.0.113.7"},
+		{"6.6.6.6, nonsense, 10.0.0.1", "10.0.0.1"},
+		{"10.0.0.9", "10.0.0.9"},
+	} {
+		req.Header.Set("X-Forwarded-For", tt.said)
+		resp, err := c.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if body := readAll(t, resp); body != "admin.test|gc.sid=old|https|"+tt.want {
+			t.Errorf("X-Forwarded-For %q: API saw %q", tt.said, body)
+		}
 	}
 	// Without SNI, by address.
 	if resp, body := get(t, c, "https://127.0.0.1/"); resp.StatusCode != 200 || !strings.HasPrefix(body, "127.0.0.1|") {

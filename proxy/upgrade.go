@@ -84,17 +84,31 @@ type halfCloser interface {
 }
 
 // pump copies one direction. The end of one side is passed on, so that the other
-// direction can drain; a failure ends both.
+// direction can drain; a failure ends both. Most upgrades idle most of the time,
+// so a large buffer is held only while there is something to fill it.
 func (u *upgrade) pump(s *Server, dst, src halfCloser) {
-	buf := s.pieces.Get().(*piece)
-	defer s.pieces.Put(buf)
-	for {
-		n, err := src.Read(buf[:])
+	var large *piece
+	defer func() {
+		if large != nil {
+			s.pieces.Put(large)
+		}
+	}()
+	small := make([]byte, idlePiece)
+	for buf := small; ; {
+		n, err := src.Read(buf)
 		if n > 0 {
 			if _, err := dst.Write(buf[:n]); err != nil {
 				u.kill()
 				return
 			}
+		}
+		switch {
+		case large == nil && n == len(small):
+			large = s.pieces.Get().(*piece)
+			buf = large[:]
+		case large != nil && n < len(small):
+			s.pieces.Put(large)
+			large, buf = nil, small
 		}
 		if err == io.EOF {
 			err = dst.CloseWrite()

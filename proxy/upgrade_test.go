@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -82,6 +83,34 @@ const switching = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUp
 
 // TestUpgradeHalfClose ends one direction at a time, with bytes that come in one
 // piece with the heads.
+// TestIdleUpgradeMemory holds many WebSockets on which nothing happens.
+func TestIdleUpgradeMemory(t *testing.T) {
+	const n, bound = 200, 50 << 10
+	r := newRig(t, site(rawUpgrade(t, switching, func(c net.Conn, br *bufio.Reader) { br.ReadByte() })))
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	for range n {
+		c := r.dial()
+		io.WriteString(c, "GET / HTTP/1.1\r\nHost: app.test\r\nConnection: Upgrade\r\nUpgrade: custom/2\r\n\r\n")
+		if _, err := c.Read(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "both directions of all run", func() bool {
+		r.srv.upgrades.mu.Lock()
+		defer r.srv.upgrades.mu.Unlock()
+		return len(r.srv.upgrades.open) == n
+	})
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if each := (int64(after.HeapInuse+after.StackInuse) - int64(before.HeapInuse+before.StackInuse)) / n; each > bound {
+		t.Errorf("%d bytes per idle upgrade", each)
+	} else {
+		t.Logf("%d bytes per idle upgrade", each)
+	}
+}
+
 func TestUpgradeHalfClose(t *testing.T) {
 	addr := rawUpgrade(t, switching+"early from backend|", func(c net.Conn, br *bufio.Reader) {
 		b, _ := io.ReadAll(br) // until the client has ended its direction

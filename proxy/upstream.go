@@ -2,6 +2,8 @@ package proxy
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"sync"
@@ -136,6 +138,10 @@ func closeConns(all []*backendConn) {
 	}
 }
 
+// errUnreachable says that no connection to a backend came about, for whatever
+// reason.
+var errUnreachable = errors.New("cannot connect")
+
 // dial opens a connection, within the dial limit for the backend and, where it
 // has one, as much again for the TLS handshake.
 func (p *pool) dial() (*backendConn, error) {
@@ -150,7 +156,7 @@ func (p *pool) dial() (*backendConn, error) {
 		nc, err = s.opts.Dial(ctx, "tcp", p.key.addr)
 	}
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", errUnreachable, err)
 	}
 	bc := &backendConn{srv: s}
 	if sc, ok := nc.(syscall.Conn); ok {
@@ -161,7 +167,7 @@ func (p *pool) dial() (*backendConn, error) {
 		ctx, cancel := context.WithTimeout(context.Background(), s.limits.dial)
 		defer cancel()
 		if bc.Conn, err = s.dialer.wrap(ctx, bc.Conn, p.key.name); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%w: %w", errUnreachable, err)
 		}
 	}
 	bc.in.r = (*backendInput)(bc)

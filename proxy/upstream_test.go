@@ -138,7 +138,7 @@ func TestBackendFailures(t *testing.T) {
 			case <-hang:
 				return nil, net.ErrClosed
 			}
-		}, "", 504, []string{"does not answer"}},
+		}, "", 502, []string{"nas"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			cfg := site(refusing)

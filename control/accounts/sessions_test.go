@@ -241,6 +241,23 @@ func TestKnownBrowserIsCountedApart(t *testing.T) {
 	wantKind(t, err, model.KindUnauthenticated)
 }
 
+func TestKnownBrowserStaysKnown(t *testing.T) {
+	f := newFixture(t)
+	f.admin(t)
+	in := f.login(t, Attempt{Username: "admin", Password: adminPassword})
+	_, device, err := f.ChangePassword(t.Context(), in.Session, adminPassword, "a new password")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range maxAttempts { // a stranger
+		_, err := f.Login(from(t, "203.0.113.9"), Attempt{Username: "admin", Password: "wrong password"})
+		wantKind(t, err, model.KindUnauthenticated)
+	}
+	_, err = f.Login(t.Context(), Attempt{Username: "admin", Password: "a new password", Device: in.Device})
+	wantKind(t, err, model.KindUnauthenticated)
+	f.login(t, Attempt{Username: "admin", Password: "a new password", Device: device})
+}
+
 func TestHasherIsBounded(t *testing.T) {
 	h := newHasher()
 	var ends []func()

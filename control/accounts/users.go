@@ -53,27 +53,32 @@ func (s *Service) EnsureAdmin(ctx context.Context, name, password string) (gener
 	return generated, nil
 }
 
-// ChangePassword gives the user of session a new password and a new CSRF token,
-// which it returns, and ends the user's other sessions. Errors: Invalid with the
-// field current or next, Limited after too many wrong current passwords.
-func (s *Service) ChangePassword(ctx context.Context, session *model.Session, current, next model.Secret) (csrf string, err error) {
+// ChangePassword gives the user of session a new password and ends the user's
+// other sessions. It returns a new CSRF token and a new device cookie; the old
+// ones no longer count. Errors: Invalid with the field current or next, Limited
+// after too many wrong current passwords.
+func (s *Service) ChangePassword(ctx context.Context, session *model.Session, current, next model.Secret) (csrf string, device model.Secret, err error) {
 	user, err := s.user(session.User)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	if err := checkNext(current, next); err != nil {
-		return "", err
+		return "", "", err
 	}
 	if err := s.confirm(ctx, user, current); err != nil {
-		return "", err
+		return "", "", err
 	}
 	hash, err := s.hasher.hash(ctx, next)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	csrf = randomHex(csrfSize)
 	err = s.db.Update(ctx, func(tx *store.Tx) error {
-		if err := s.setPassword(tx, user, hash, false, session.ID); err != nil {
+		changed, err := s.setPassword(tx, user, hash, false, session.ID)
+		if err != nil {
+			return err
+		}
+		if device, err = s.newDevice(tx, changed); err != nil {
 			return err
 		}
 		kept, err := store.Sessions.Get(tx, session.ID)
@@ -90,10 +95,10 @@ func (s *Service) ChangePassword(ctx context.Context, session *model.Session, cu
 		return events.Append(ctx, tx, s.now(), events.Entry{Type: "password_changed", Message: user.Username + " changed the password"})
 	})
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	s.sessions.clear()
-	return csrf, nil
+	return csrf, device, nil
 }
 
 func checkNext(current, next model.Secret) error {
@@ -149,13 +154,15 @@ func (s *Service) ResetAdmin(ctx context.Context, name string) (password model.S
 	if err != nil {
 		return "", err
 	}
-	locked := accountSubject(user)
+	locked := []subject{accountSubject(user), confirmSubject(user)}
 	err = s.db.Update(ctx, func(tx *store.Tx) error {
-		if err := s.setPassword(tx, user, hash, true, ""); err != nil {
+		if _, err := s.setPassword(tx, user, hash, true, ""); err != nil {
 			return err
 		}
-		if err := s.lockout.unlock(tx, locked); err != nil {
-			return err
+		for _, subject := range locked {
+			if err := s.lockout.unlock(tx, subject); err != nil {
+				return err
+			}
 		}
 		return events.Append(ctx, tx, s.now(), events.Entry{
 			Type: "password_reset", Severity: model.SeverityWarning,
@@ -165,43 +172,45 @@ func (s *Service) ResetAdmin(ctx context.Context, name string) (password model.S
 	if err != nil {
 		return "", err
 	}
-	s.lockout.forget(locked)
+	for _, subject := range locked {
+		s.lockout.forget(subject)
+	}
 	s.sessions.clear()
 	s.tokens.clear() // the owner may have been disabled
 	return password, nil
 }
 
 // setPassword stores hash for the user as it was read, and ends all sessions but
-// keep. Conflict if the password changed meanwhile.
-func (s *Service) setPassword(tx *store.Tx, read *model.User, hash string, reset bool, keep model.SessionID) error {
+// keep. It returns the user as stored. Conflict if the password changed meanwhile.
+func (s *Service) setPassword(tx *store.Tx, read *model.User, hash string, reset bool, keep model.SessionID) (*model.User, error) {
 	u, err := store.Users.Get(tx, read.ID)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if u == nil {
-		return model.NotFound("user")
+		return nil, model.NotFound("user")
 	}
 	if u.PasswordHash != read.PasswordHash {
-		return model.Conflict("", "the password was changed by somebody else meanwhile")
+		return nil, model.Conflict("", "the password was changed by somebody else meanwhile")
 	}
 	u.PasswordHash, u.MustChange, u.UpdatedAt = hash, reset, s.now().UTC()
 	u.Enabled = u.Enabled || reset
 	if err := store.Users.Put(tx, u); err != nil {
-		return err
+		return nil, err
 	}
 	sessions, err := store.Sessions.FindAll(tx, "user", userKey(u.ID))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, old := range sessions {
 		if old.ID == keep {
 			continue
 		}
 		if _, err := store.Sessions.Delete(tx, old.ID); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return nil
+	return u, nil
 }
 
 // find returns the user of that name, nil if there is none.

@@ -41,7 +41,7 @@ func TestEnsureAdminGenerates(t *testing.T) {
 	if !in.User.MustChange {
 		t.Error("a generated password need not be changed")
 	}
-	if _, err := f.ChangePassword(t.Context(), in.Session, generated, adminPassword); err != nil {
+	if _, _, err := f.ChangePassword(t.Context(), in.Session, generated, adminPassword); err != nil {
 		t.Fatal(err)
 	}
 	if in := f.login(t, Attempt{Username: "admin", Password: adminPassword}); in.User.MustChange {
@@ -81,14 +81,14 @@ func TestChangePassword(t *testing.T) {
 		{"changeme", adminPassword, "changeme", "next"},
 		{"the same", adminPassword, adminPassword, "next"},
 	} {
-		_, err := f.ChangePassword(t.Context(), mine.Session, model.Secret(c.current), model.Secret(c.next))
+		_, _, err := f.ChangePassword(t.Context(), mine.Session, model.Secret(c.current), model.Secret(c.next))
 		wantKind(t, err, model.KindInvalid)
 		if e := err.(*model.Error); e.Field != c.field {
 			t.Errorf("%s: the field is %q, want %q", c.name, e.Field, c.field)
 		}
 	}
 
-	csrf, err := f.ChangePassword(t.Context(), mine.Session, adminPassword, "a new password")
+	csrf, _, err := f.ChangePassword(t.Context(), mine.Session, adminPassword, "a new password")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,15 +111,15 @@ func TestChangePasswordIsNoWayToGuess(t *testing.T) {
 	f.admin(t)
 	in := f.login(t, Attempt{Username: "admin", Password: adminPassword})
 	for range maxAttempts {
-		_, err := f.ChangePassword(t.Context(), in.Session, "wrong password", "a new password")
+		_, _, err := f.ChangePassword(t.Context(), in.Session, "wrong password", "a new password")
 		wantKind(t, err, model.KindInvalid)
 	}
-	_, err := f.ChangePassword(t.Context(), in.Session, adminPassword, "a new password")
+	_, _, err := f.ChangePassword(t.Context(), in.Session, adminPassword, "a new password")
 	wantKind(t, err, model.KindLimited)
 	f.login(t, Attempt{Username: "admin", Password: adminPassword}) // signing in is counted apart
 	f.advance(lockWindow)
 	in = f.login(t, Attempt{Username: "admin", Password: adminPassword})
-	if _, err := f.ChangePassword(t.Context(), in.Session, adminPassword, "a new password"); err != nil {
+	if _, _, err := f.ChangePassword(t.Context(), in.Session, adminPassword, "a new password"); err != nil {
 		t.Errorf("after the window: %v", err)
 	}
 }
@@ -131,6 +131,8 @@ func TestResetAdmin(t *testing.T) {
 	for range maxAttempts {
 		_, err := f.Login(t.Context(), Attempt{Username: "admin", Password: "wrong password"})
 		wantKind(t, err, model.KindUnauthenticated)
+		_, _, err = f.ChangePassword(t.Context(), in.Session, "wrong password", "a new password")
+		wantKind(t, err, model.KindInvalid)
 	}
 	if err := f.FlushFailures(t.Context()); err != nil {
 		t.Fatal(err)
@@ -144,8 +146,12 @@ func TestResetAdmin(t *testing.T) {
 	}
 	_, err = f.AuthenticateSession(in.Cookie)
 	wantKind(t, err, model.KindUnauthenticated)
-	if in := f.login(t, Attempt{Username: "admin", Password: password}); !in.User.MustChange {
+	in = f.login(t, Attempt{Username: "admin", Password: password})
+	if !in.User.MustChange {
 		t.Error("a reset password need not be changed")
+	}
+	if _, _, err := f.ChangePassword(t.Context(), in.Session, password, "a new password"); err != nil {
+		t.Errorf("and cannot be changed: %v", err)
 	}
 }
 
