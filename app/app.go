@@ -9,10 +9,12 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"gatecontrol/api"
@@ -61,9 +63,12 @@ type App struct {
 	web       listeners
 	generated model.Secret // the administrator's password, if it was made up now
 
-	cleanup []func() // run in reverse at the end
-	loops   sync.WaitGroup
-	failed  chan error
+	demo     demoPeer
+	stopping atomic.Bool
+	doors    []func(context.Context) error // each lets requests in flight finish
+	cleanup  []func()                      // run in reverse at the end
+	loops    sync.WaitGroup
+	failed   chan error
 }
 
 // listeners are the ports of this host.
@@ -71,6 +76,10 @@ type listeners struct {
 	http, https, admin net.Listener
 	local              net.Listener // nil where the path does not allow one
 	pipe               *pipeListener
+
+	plain, secure []net.Listener // of host and tunnel
+	dnsPackets    net.PacketConn // of the tunnel, nil without a resolver
+	dnsStreams    net.Listener
 }
 
 // New checks the options; nothing is opened yet. An impossible setting is an
@@ -93,7 +102,9 @@ func (a *App) Ready() <-chan struct{} { return a.ready }
 // finish. It returns nil after an orderly end.
 func (a *App) Run(ctx context.Context) error {
 	err := a.start(ctx)
-	if err == nil {
+	if err != nil && ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		err = nil // asked to stop before it had started
+	} else if err == nil {
 		a.log.Info("serving", "version", a.version,
 			"http", a.web.http.Addr(), "https", a.web.https.Addr(), "admin", a.web.admin.Addr(),
 			"wireguard", a.tunnel.Status().ListenPort)
@@ -115,7 +126,8 @@ func (a *App) Run(ctx context.Context) error {
 // it adds to cleanup undoes that.
 func (a *App) start(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		a.openStore, a.startTunnel, a.openPorts, a.buildPlanes, a.buildServices, a.applyIntent, a.serve,
+		a.openStore, a.startTunnel, a.openPorts, a.buildPlanes, a.buildServices,
+		a.openTunnelPorts, a.applyIntent, a.ensureAdmin, a.serve,
 	} {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -163,6 +175,7 @@ func (a *App) startTunnel(ctx context.Context) error {
 	a.tunnel, err = netstack.New(netstack.Options{
 		Log: a.log.With("part", "netstack"), PrivateKey: key, ListenPort: s.WGPort,
 		Addr: s.WGGateway, Subnet: s.WGSubnet, MTU: s.WGMTU, PublicAddrs: s.publicAddrs(),
+		OnCut: func(lost func(netip.Addr) bool) { a.forwarder.Forget(lost) },
 	})
 	if err != nil {
 		return err
@@ -201,8 +214,7 @@ func (a *App) openPorts(context.Context) (err error) {
 
 func (a *App) buildPlanes(context.Context) (err error) {
 	s := a.settings
-	ports := a.ownPorts()
-	dial := newDialer(a.tunnel, ports).dial
+	dial := a.newDialer().dial
 	if a.proxy, err = proxy.New(proxy.Options{
 		Log: a.log.With("part", "proxy"), Dial: dial, DialAdmin: a.web.pipe.dial,
 		Certificate: a.authority.Certificate, HTTPSPort: portOf(a.web.https),
@@ -236,7 +248,7 @@ func (a *App) ownPorts() []uint16 {
 	return ports
 }
 
-func (a *App) buildServices(ctx context.Context) (err error) {
+func (a *App) buildServices(context.Context) (err error) {
 	s := a.settings
 	tunnel := a.tunnel.Status()
 	a.activity = events.NewLog(a.db, a.log.With("part", "activity"))
@@ -263,7 +275,14 @@ func (a *App) buildServices(ctx context.Context) (err error) {
 		DB: a.db, Log: a.log.With("part", "traffic"), Now: a.now, Interval: s.TrafficInterval.Duration(),
 		Status: func() []model.PeerStatus { return a.tunnel.Status().Peers },
 	})
-	a.generated, err = a.accounts.EnsureAdmin(ctx, s.AdminUser, s.AdminPassword.Reveal())
+	return nil
+}
+
+// ensureAdmin makes the administrator at the first start. It comes late: the
+// password is printed once everything serves, and would be lost if a step after
+// this one failed.
+func (a *App) ensureAdmin(ctx context.Context) (err error) {
+	a.generated, err = a.accounts.EnsureAdmin(ctx, a.settings.AdminUser, a.settings.AdminPassword.Reveal())
 	return err
 }
 

@@ -16,29 +16,38 @@ import (
 type dialer struct {
 	tunnel *netstack.Device
 	host   net.Dialer
-	own    []uint16 // ports of this host that this process serves
+	public []netip.Addr                           // addresses of this host that no interface has
+	serves func(network string, port uint16) bool // whether this process listens there
 }
 
-func newDialer(tunnel *netstack.Device, own []uint16) *dialer {
-	d := &dialer{tunnel: tunnel, own: own, host: net.Dialer{
-		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 60 * time.Second, Interval: 15 * time.Second, Count: 4},
-	}}
+func (a *App) newDialer() *dialer {
+	own := a.ownPorts()
+	d := &dialer{
+		tunnel: a.tunnel, public: a.settings.publicAddrs(),
+		serves: func(network string, port uint16) bool {
+			return slices.Contains(own, port) || a.forwarder.Listens(network, port)
+		},
+		host: net.Dialer{
+			KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 60 * time.Second, Interval: 15 * time.Second, Count: 4},
+		},
+	}
 	d.host.SetMultipathTCP(false) // such sockets cannot be spliced, and cost more to open
 	return d
 }
 
 func (d *dialer) dial(ctx context.Context, network string, addr netip.AddrPort) (net.Conn, error) {
+	addr = netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
 	if d.tunnel.Owns(addr.Addr()) {
 		return d.tunnel.Dial(ctx, network, addr)
 	}
-	if slices.Contains(d.own, addr.Port()) && isHost(addr.Addr().Unmap()) {
+	if d.serves(network, addr.Port()) && d.isHost(addr.Addr()) {
 		return nil, model.Failure(model.KindUnavailable, "%s is a port of this server itself", addr)
 	}
 	return d.host.DialContext(ctx, network, addr.String())
 }
 
-func isHost(a netip.Addr) bool {
-	return a.IsLoopback() || a.IsUnspecified() || slices.Contains(hostAddrs(), a)
+func (d *dialer) isHost(a netip.Addr) bool {
+	return a.IsLoopback() || a.IsUnspecified() || slices.Contains(d.public, a) || slices.Contains(hostAddrs(), a)
 }
 
 // dial connects to what accepts on l.

@@ -22,13 +22,14 @@ import (
 // Addresses of the little internet that the tests with namespaces build. The
 // server is reached at host on every link.
 const (
-	host        = "10.99.0.1"
-	linkLocal   = "169.254.77.7" // an address of the server, too
-	other       = "10.99.3.3"    // one more, in the network that the exit may reach
-	world       = "10.99.3.2"    // a server behind the server
-	worldLink   = "10.99.3.1"    // the server as the world sees it
-	worldNet    = "10.99.3.0/29"
-	privatePort = "9123" // something of the server's host that is nobody's business
+	host           = "10.99.0.1"
+	linkLocal      = "169.254.77.7" // an address of the server, too
+	other          = "10.99.3.3"    // one more, in the network that the exit may reach
+	world          = "10.99.3.2"    // a server behind the server
+	worldLink      = "10.99.3.1"    // the server as the world sees it
+	worldNet       = "10.99.3.0/29"
+	worldBroadcast = "10.99.3.7"
+	privatePort    = "9123" // something of the server's host that is nobody's business
 )
 
 // scene is a server, two peers and the world, each a network of its own.
@@ -261,6 +262,27 @@ func (s *scene) denied(t *testing.T) {
 			t.Errorf("the peer reached %s", addr)
 		}
 	}
+	// A broadcast to the network that the exit may reach arrives nowhere.
+	heard, err := s.world.ListenPacket("0.0.0.0:7100")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer heard.Close()
+	for _, addr := range []string{worldBroadcast, world} {
+		conn, err := dialTimeout(s.alpha.Namespace, "udp", net.JoinHostPort(addr, "7100"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := io.WriteString(conn, addr); err != nil {
+			t.Fatal(err)
+		}
+	}
+	buf := make([]byte, 64)
+	_ = heard.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if n, _, err := heard.ReadFrom(buf); err != nil || string(buf[:n]) != world {
+		t.Errorf("the world heard %q first: %v", buf[:n], err)
+	}
 	// Loopback of the server's host, from a peer whose own loopback steps aside.
 	s.alpha.Run(t, "ip", "route", "del", "local", "127.0.0.0/8", "dev", "lo", "table", "local")
 	s.alpha.Run(t, "ip", "route", "add", "127.9.9.9", "dev", s.alpha.Interface())
@@ -278,16 +300,49 @@ func (s *scene) cut(t *testing.T) {
 	}
 	defer through.Close()
 	exchange(t, through)
-	s.api.Call(t, 200, "PUT", fmt.Sprintf("/api/v1/peers/%d/toggle", s.alphaID), nil, nil)
-	start := time.Now()
-	if err := through.SetReadDeadline(start.Add(5 * time.Second)); err != nil {
+	// One through the hub, and one through the exit.
+	hub, err := dialTimeout(s.alpha.Namespace, "tcp", s.beta.Addr.String()+":7000")
+	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = through.Read(make([]byte, 1))
-	if err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("the connection through the disabled peer is still open: %v", err)
+	defer hub.Close()
+	exchange(t, hub)
+	outside, err := s.world.Listen(world + ":7200")
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Logf("cut after %v: %v", time.Since(start), err)
+	defer outside.Close()
+	out, err := dialTimeout(s.alpha.Namespace, "tcp", world+":7200")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	exited, err := outside.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer exited.Close()
+
+	s.api.Call(t, 200, "PUT", fmt.Sprintf("/api/v1/peers/%d/toggle", s.alphaID), nil, nil)
+	start := time.Now()
+	for way, conn := range map[string]net.Conn{"a port route": through, "the exit": exited} {
+		if err := conn.SetReadDeadline(start.Add(time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		_, err := conn.Read(make([]byte, 1))
+		if err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("the connection of the disabled peer through %s is still open: %v", way, err)
+		}
+		t.Logf("%s: cut after %v: %v", way, time.Since(start), err)
+	}
+	// The hub keeps no connection, so what is left of one is silence.
+	if _, err := hub.Write([]byte("echo")); err != nil {
+		t.Fatal(err)
+	}
+	_ = hub.SetReadDeadline(time.Now().Add(2 * time.Second))
+	if n, err := hub.Read(make([]byte, 4)); n > 0 {
+		t.Errorf("bytes still pass between the peers: %d, %v", n, err)
+	}
 	if conn, err := dialTimeout(s.alpha.Namespace, "tcp", s.beta.Addr.String()+":7000"); err == nil {
 		conn.Close()
 		t.Error("the disabled peer still reaches another one")

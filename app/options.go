@@ -1,6 +1,7 @@
 package app
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"net/url"
@@ -22,7 +23,7 @@ type Options struct {
 
 	Host        string `name:"host" env:"GC_HOST" default:"127.0.0.1" help:"Address of the plain admin port."`
 	Port        uint16 `name:"port" env:"GC_PORT" default:"3000" help:"The plain admin port."`
-	BaseURL     string `name:"base-url" env:"GC_BASE_URL" default:"http://localhost:3000" help:"Where people and clients reach the administration."`
+	BaseURL     string `name:"base-url" env:"GC_BASE_URL" placeholder:"http://localhost:3000" help:"Where people and clients reach the administration."`
 	HTTPListen  string `name:"http-listen" env:"GC_HTTP_LISTEN" placeholder:":80" help:"Plain web port; :8080 where binding :80 is not permitted."`
 	HTTPSListen string `name:"https-listen" env:"GC_HTTPS_LISTEN" placeholder:":443" help:"TLS web port; :8443 where binding :443 is not permitted."`
 	TLSIssuer   string `name:"tls-issuer" env:"GC_TLS_ISSUER" default:"auto" enum:"auto,internal" help:"Who issues certificates: ${enum}."`
@@ -151,6 +152,12 @@ func (s *settings) checkNetwork(bad *model.Invalids) {
 }
 
 func (s *settings) checkAdmin(bad *model.Invalids) {
+	if s.BaseURL == "" {
+		s.BaseURL = "http://localhost"
+		if s.Port != 0 { // else the system picks one, which nobody knows yet
+			s.BaseURL += fmt.Sprintf(":%d", s.Port)
+		}
+	}
 	u, err := url.Parse(s.BaseURL)
 	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" || u.User != nil || strings.Trim(u.Path, "/") != "" {
 		bad.Add("GC_BASE_URL", "must be http:// or https:// and a host, without a path")

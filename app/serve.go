@@ -3,9 +3,11 @@ package app
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net"
 	"net/http"
 	"slices"
+	"sync"
 	"time"
 
 	"gatecontrol/api"
@@ -21,7 +23,50 @@ const (
 	apiReadTimeout = 60 * time.Second
 	apiIdleTimeout = 120 * time.Second
 	apiHeadBytes   = 32 << 10
+
+	// From the head of a request to the end of the answer, so also for a client
+	// that does not read: the longest answer is a backup.
+	apiWriteTimeout = 5 * time.Minute
 )
+
+// openTunnelPorts opens the web ports and those of the resolver on the tunnel
+// address, before a stored port route could take them.
+func (a *App) openTunnelPorts(context.Context) error {
+	w := &a.web
+	w.plain, w.secure = []net.Listener{w.http}, []net.Listener{w.https}
+	for _, door := range []struct {
+		list  *[]net.Listener
+		ports []uint16
+	}{
+		// The usual ports work inside the tunnel whatever the host uses, and the
+		// host's work too, so that one address is good on both sides.
+		{&w.plain, []uint16{80, portOf(w.http)}},
+		{&w.secure, []uint16{443, portOf(w.https)}},
+	} {
+		slices.Sort(door.ports)
+		for _, port := range slices.Compact(door.ports) {
+			ln, err := a.tunnel.Listen(port)
+			if err != nil {
+				return err
+			}
+			a.onStop("", ln.Close)
+			*door.list = append(*door.list, ln)
+		}
+	}
+	if a.resolver == nil {
+		return nil
+	}
+	var err error
+	if w.dnsPackets, err = a.tunnel.ListenPacket(53); err != nil {
+		return err
+	}
+	a.onStop("", w.dnsPackets.Close)
+	if w.dnsStreams, err = a.tunnel.Listen(53); err != nil {
+		return err
+	}
+	a.onStop("", w.dnsStreams.Close)
+	return nil
+}
 
 // serve starts everything that accepts or repeats.
 func (a *App) serve(ctx context.Context) error {
@@ -39,83 +84,68 @@ func (a *App) serve(ctx context.Context) error {
 	} {
 		a.loop(func() error { return run(loopCtx) })
 	}
-
-	a.serveHTTP(a.web.admin, a.api.Handler())
-	a.serveHTTP(a.web.pipe, a.api.ProxyHandler())
-	if a.web.local != nil {
-		a.serveHTTP(a.web.local, a.api.LocalHandler())
+	if a.resolver != nil {
+		a.onStop("dns", a.resolver.Close)
+		a.loop(func() error { return a.resolver.Serve(a.web.dnsPackets, a.web.dnsStreams) })
 	}
-	return a.serveTunnel()
-}
+	a.onStop("", a.demo.stop)
+	// Requests to the API that came in through the proxy end with the proxy.
+	pipe := a.serveHTTP(a.web.pipe, a.api.ProxyHandler())
+	a.onStop("api", pipe.Close)
 
-// serveTunnel opens the web ports and the resolver on the tunnel address, and
-// starts the front doors of both sides.
-func (a *App) serveTunnel() error {
-	a.onStop("proxy", func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), a.settings.ShutdownTimeout.Duration())
-		defer cancel()
-		return a.proxy.Shutdown(ctx)
-	})
-	plain := []net.Listener{a.web.http}
-	secure := []net.Listener{a.web.https}
-	for _, door := range []struct {
-		list  *[]net.Listener
-		ports []uint16
-	}{
-		// The usual ports work inside the tunnel whatever the host uses, and the
-		// host's work too, so that one address is good on both sides.
-		{&plain, []uint16{80, portOf(a.web.http)}},
-		{&secure, []uint16{443, portOf(a.web.https)}},
-	} {
-		slices.Sort(door.ports)
-		for _, port := range slices.Compact(door.ports) {
-			ln, err := a.tunnel.Listen(port)
-			if err != nil {
-				return err
-			}
-			a.onStop("", ln.Close)
-			*door.list = append(*door.list, ln)
-		}
-	}
-	for _, ln := range plain {
+	a.onStop("", a.drain)
+	a.doors = append(a.doors, a.proxy.Shutdown)
+	for _, ln := range a.web.plain {
 		a.loop(func() error { return a.proxy.Serve(ln) })
 	}
-	for _, ln := range secure {
+	for _, ln := range a.web.secure {
 		a.loop(func() error { return a.proxy.ServeTLS(ln) })
 	}
-	if a.resolver == nil {
-		return nil
+	a.openDoor(a.serveHTTP(a.web.admin, a.api.Handler()))
+	if a.web.local != nil {
+		a.openDoor(a.serveHTTP(a.web.local, a.api.LocalHandler()))
 	}
-	packets, err := a.tunnel.ListenPacket(53)
-	if err != nil {
-		return err
-	}
-	a.onStop("", packets.Close)
-	streams, err := a.tunnel.Listen(53)
-	if err != nil {
-		return err
-	}
-	a.onStop("", streams.Close)
-	a.loop(func() error { return a.resolver.Serve(packets, streams) })
-	a.onStop("dns", a.resolver.Close)
 	return nil
 }
 
-// serveHTTP serves h on ln until the end.
-func (a *App) serveHTTP(ln net.Listener, h http.Handler) {
+// serveHTTP serves h on ln until the server that it returns is closed.
+func (a *App) serveHTTP(ln net.Listener, h http.Handler) *http.Server {
 	srv := &http.Server{
-		Handler: h, ReadHeaderTimeout: apiHeadTimeout, ReadTimeout: apiReadTimeout, IdleTimeout: apiIdleTimeout,
-		MaxHeaderBytes: apiHeadBytes, ErrorLog: nil,
+		Handler: h, ReadHeaderTimeout: apiHeadTimeout, ReadTimeout: apiReadTimeout, WriteTimeout: apiWriteTimeout, IdleTimeout: apiIdleTimeout,
+		MaxHeaderBytes: apiHeadBytes, ErrorLog: slog.NewLogLogger(a.log.With("part", "api").Handler(), slog.LevelWarn),
 	}
 	a.loop(func() error { return srv.Serve(ln) })
-	a.onStop("api", func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), a.settings.ShutdownTimeout.Duration())
-		defer cancel()
-		if err := srv.Shutdown(ctx); err != nil {
-			return srv.Close()
+	return srv
+}
+
+// openDoor has srv drained at the end.
+func (a *App) openDoor(srv *http.Server) {
+	a.doors = append(a.doors, func(ctx context.Context) error {
+		err := srv.Shutdown(ctx)
+		if err != nil {
+			_ = srv.Close()
 		}
-		return nil
+		return err
 	})
+}
+
+// drain lets no new connection in anywhere, and gives the requests in flight at
+// all doors together the time of grace.
+func (a *App) drain() error {
+	a.stopping.Store(true)
+	a.forwarder.Drain()
+	ctx, cancel := context.WithTimeout(context.Background(), a.settings.ShutdownTimeout.Duration())
+	defer cancel()
+	var open sync.WaitGroup
+	for _, shut := range a.doors {
+		open.Go(func() {
+			if err := shut(ctx); err != nil {
+				a.log.Warn("requests were cut at the end of the time of grace", "err", err)
+			}
+		})
+	}
+	open.Wait()
+	return nil
 }
 
 // loop runs f until the end; an error of f other than that of a closed listener
@@ -164,6 +194,9 @@ func (a *App) apiOptions() api.Options {
 
 // serving reports whether everything was started and nothing is being stopped.
 func (a *App) serving() bool {
+	if a.stopping.Load() {
+		return false
+	}
 	select {
 	case <-a.ready:
 		return true

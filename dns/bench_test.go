@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -86,21 +87,34 @@ func BenchmarkForwardMiss(b *testing.B) {
 	}
 }
 
+// BenchmarkPrepare renames one of 10,000 peers, and does so where nothing of the
+// index before can be used.
 func BenchmarkPrepare(b *testing.B) {
-	s, err := New(Options{Log: quiet, Zone: zone})
-	if err != nil {
-		b.Fatal(err)
-	}
-	c := Config{Address: tunnelAddr}
-	for i := range 10_000 {
-		c.Records = append(c.Records, Record{fmt.Sprintf("peer-%d", i), netip.AddrFrom4([4]byte{10, 9, byte(i >> 8), byte(i)})})
-	}
-	b.ReportAllocs()
-	for b.Loop() {
-		p, err := s.Prepare(c)
-		if err != nil {
-			b.Fatal(err)
-		}
-		p.Commit()
+	for _, anew := range []bool{false, true} {
+		b.Run(fmt.Sprintf("anew=%v", anew), func(b *testing.B) {
+			s, err := New(Options{Log: quiet, Zone: zone})
+			if err != nil {
+				b.Fatal(err)
+			}
+			c := Config{Address: tunnelAddr}
+			for i := range 10_000 {
+				c.Records = append(c.Records, Record{fmt.Sprintf("peer-%d", i), netip.AddrFrom4([4]byte{10, 9, byte(i >> 8), byte(i)})})
+			}
+			n := 0
+			b.ReportAllocs()
+			for b.Loop() {
+				n++
+				c.Records = slices.Clone(c.Records)
+				c.Records[5000].Name = fmt.Sprintf("renamed-%d", n)
+				if anew {
+					c.TTL = time.Duration(1+n%2) * time.Minute
+				}
+				p, err := s.Prepare(c)
+				if err != nil {
+					b.Fatal(err)
+				}
+				p.Commit()
+			}
+		})
 	}
 }

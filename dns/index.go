@@ -12,6 +12,7 @@ import (
 
 // index is a Config made ready for lookups. It is not written once built.
 type index struct {
+	config  Config
 	names   map[string]entry // by lower-case wire name
 	address netip.Addr
 	ttl     uint32 // seconds
@@ -26,6 +27,8 @@ type entry struct {
 	up   uint8 // labels between the name and the apex of its zone
 	addr [4]byte
 	ptr  string // wire name
+
+	holders uint32 // lines of the Config with this name or one below it
 }
 
 type entryKind uint8
@@ -62,16 +65,8 @@ func newIndex(zone string, c Config, serial uint32) (*index, error) {
 	if c.Address.IsValid() && !c.Address.Is4() || !c.Address.IsValid() && len(c.Domains) > 0 {
 		return nil, model.Invalid("address", "the tunnel address must be an IPv4 address")
 	}
-	x := &index{
-		names:   make(map[string]entry, 4*len(c.Records)+len(c.Domains)+128),
-		address: c.Address,
-		ttl:     uint32(ttl / time.Second),
-	}
-	x.ns = append(x.ns, "\x07gateway"+zone...)
-	x.soa = append(append(x.soa, x.ns...), "\x0ahostmaster"+zone...)
-	for _, n := range [...]uint32{serial, 3600, 600, 86400, x.ttl} { // serial, refresh, retry, expire, minimum
-		x.soa = binary.BigEndian.AppendUint32(x.soa, n)
-	}
+	x := newHead(zone, c, serial, uint32(ttl/time.Second))
+	x.names = make(map[string]entry, 4*len(c.Records)+len(c.Domains)+128)
 	x.addApexes(zone)
 	for _, r := range c.Records {
 		if err := x.addRecord(zone, r); err != nil {
@@ -84,6 +79,17 @@ func newIndex(zone string, c Config, serial uint32) (*index, error) {
 		}
 	}
 	return x, nil
+}
+
+// newHead returns an index without names; ttl is in seconds.
+func newHead(zone string, c Config, serial, ttl uint32) *index {
+	x := &index{config: c, address: c.Address, ttl: ttl}
+	x.ns = append(x.ns, "\x07gateway"+zone...)
+	x.soa = append(append(x.soa, x.ns...), "\x0ahostmaster"+zone...)
+	for _, n := range [...]uint32{serial, 3600, 600, 86400, x.ttl} { // serial, refresh, retry, expire, minimum
+		x.soa = binary.BigEndian.AppendUint32(x.soa, n)
+	}
+	return x
 }
 
 func (x *index) addApexes(zone string) {
@@ -122,13 +128,14 @@ func (x *index) addRecord(zone string, r Record) error {
 		if err := x.addHost(rel, r.Name, entry{kind: hostName, addr: r.Addr.As4()}); err != nil {
 			return err
 		}
+		x.hold(rel)
 	}
-	x.addBelow(full)
+	x.hold(full)
 	reverse := reverseName(r.Addr)
-	if old, ok := x.names[reverse]; !ok || old.kind != reverseEntry {
+	if x.names[reverse].kind != reverseEntry {
 		x.names[reverse] = entry{kind: reverseEntry, ptr: full}
-		x.addBelow(reverse)
 	}
+	x.hold(reverse)
 	return nil
 }
 
@@ -144,7 +151,7 @@ func (x *index) addDomain(domain string) error {
 	if err := x.addHost(wire, domain, e); err != nil {
 		return err
 	}
-	x.addBelow(wire)
+	x.hold(wire)
 	return nil
 }
 
@@ -153,6 +160,7 @@ func (x *index) addHost(wire, shown string, e entry) error {
 	old, taken := x.names[wire]
 	switch {
 	case !taken || old.kind == emptyName:
+		e.holders = old.holders
 		x.names[wire] = e
 	case old.kind == zoneApex:
 		return model.Conflict("hostname", "the name %q is reserved", shown)
@@ -176,20 +184,6 @@ func (x *index) depth(name string) uint8 {
 		n++
 	}
 	return 0
-}
-
-// addBelow notes how far name is below its apex, and enters the names between.
-func (x *index) addBelow(name string) {
-	up := name
-	for depth := x.depth(name); depth > 0; depth-- {
-		e := x.names[up]
-		if e.up == depth {
-			return // and so is everything above
-		}
-		e.up = depth
-		x.names[up] = e
-		up = parent(up)
-	}
 }
 
 // lookup answers q from the index, or reports false: it is to be forwarded.

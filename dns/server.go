@@ -109,9 +109,13 @@ type Pending struct {
 // Prepare checks c and builds its index. The errors are of KindInvalid and
 // KindConflict. What is being served does not change.
 func (s *Server) Prepare(c Config) (*Pending, error) {
-	x, err := newIndex(s.zone, c, uint32(time.Now().Unix()))
-	if err != nil {
-		return nil, err
+	serial := uint32(time.Now().Unix())
+	x, ok := s.index.Load().with(s.zone, c, serial)
+	if !ok {
+		var err error
+		if x, err = newIndex(s.zone, c, serial); err != nil {
+			return nil, err
+		}
 	}
 	return &Pending{s, x}, nil
 }

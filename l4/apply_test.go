@@ -355,3 +355,31 @@ func TestNewRefuses(t *testing.T) {
 		}
 	}
 }
+
+// Drain keeps the flows that are open and lets no new ones in.
+func TestDrain(t *testing.T) {
+	s := newServer(t)
+	tcp, udp := freePort(t), freePort(t)
+	apply(t, s, route(1, "tcp", tcp, echoTarget(t)), route(2, "udp", udp, udpEcho(t)))
+	if !s.Listens("tcp", tcp) || s.Listens("udp", tcp) || !s.Listens("udp", udp) {
+		t.Error("Listens does not tell what is open")
+	}
+	c, u := dialPort(t, tcp), dialUDP(t, udp)
+	ping(t, c)
+	udpPing(t, u, []byte("before"))
+	s.Drain()
+	ping(t, c)
+	udpPing(t, u, []byte("after"))
+	if late, err := net.Dial("tcp", net.JoinHostPort(loopback, strconv.Itoa(int(tcp)))); err == nil {
+		_ = late.Close()
+		t.Error("a new connection was let in")
+	}
+	dropped := s.Status().Dropped
+	if _, err := dialUDP(t, udp).Write([]byte("late")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the new client's datagram to be dropped", func() bool { return s.Status().Dropped > dropped })
+	if n := flows(s, 2); n != 1 {
+		t.Errorf("%d associations", n)
+	}
+}

@@ -125,6 +125,20 @@ func (p *port) takeFlowsLocked() (end func()) {
 	}
 }
 
+// forget ends the associations of some clients.
+func (p *port) forget(lost func(client netip.Addr) bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, u := range p.sockets {
+		for at, a := range u.associations {
+			if lost(at.Addr().Unmap()) {
+				delete(u.associations, at)
+				_ = a.upstream.Close() // and its goroutine ends the rest
+			}
+		}
+	}
+}
+
 // recovered ends one flow that panicked and leaves all others alone.
 func (s *Server) recovered() {
 	if v := recover(); v != nil {

@@ -55,6 +55,8 @@ type Server struct {
 	ports   map[portKey]*port
 	pending bool // a Pending is neither committed nor aborted
 	closed  bool
+
+	draining atomic.Bool
 }
 
 // Status is what a Server does at the moment.
@@ -98,6 +100,36 @@ func New(o Options) (*Server, error) {
 		udp:     newLedger(o.UDP.orDefault(Limits{maxUDPAll, maxUDPPerRoute, maxUDPPerClient})),
 		ports:   make(map[portKey]*port),
 	}, nil
+}
+
+// Listens reports whether a port of this host is open here.
+func (s *Server) Listens(network string, port uint16) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ports[portKey{network, port}] != nil
+}
+
+// Forget ends the associations of clients with the given addresses. Connections
+// end by themselves when their client is gone, datagrams would go to whoever has
+// its address next.
+func (s *Server) Forget(lost func(client netip.Addr) bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.ports {
+		p.forget(lost)
+	}
+}
+
+// Drain lets no new flow in; those that are open go on until Close.
+func (s *Server) Drain() {
+	s.draining.Store(true)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.ports {
+		for _, ln := range p.listeners {
+			_ = ln.Close() // its loop waits for close
+		}
+	}
 }
 
 // Close closes every port, ends every flow and waits until all is gone. What

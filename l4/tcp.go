@@ -38,6 +38,9 @@ func (p *port) acceptLoop(ln net.Listener) {
 			p.accepted(conn)
 			continue
 		}
+		if p.server.draining.Load() {
+			<-p.done
+		}
 		select {
 		case <-p.done:
 			return
@@ -77,7 +80,7 @@ func (p *port) accepted(conn net.Conn) {
 func (p *port) begin(f *tcpFlow) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed {
+	if p.closed || p.server.draining.Load() {
 		return false
 	}
 	f.owner = p.owner

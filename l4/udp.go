@@ -145,6 +145,9 @@ func (u *udpSocket) received(b []byte, from sender) {
 func (u *udpSocket) associate(from sender) *association {
 	p, s := u.port, u.port.server
 	own, client := p.ownerNow(), clientKey(from.at.Addr())
+	if s.draining.Load() {
+		return nil
+	}
 	if !s.udp.admit(own.route, client) {
 		s.refused.Add(1)
 		return nil

@@ -264,3 +264,20 @@ func TestUDPFollowsTarget(t *testing.T) {
 	eventually(t, "the old association ends", func() bool { return flows(s, 1) == 0 })
 	udpPing(t, c, []byte{'b'})
 }
+
+// A client that lost its address is forgotten, and what its target still sends
+// goes nowhere. Others are not touched.
+func TestForget(t *testing.T) {
+	s := newServer(t)
+	port := freePort(t)
+	apply(t, s, route(1, "udp", port, udpEcho(t)))
+	c := dialUDP(t, port)
+	udpPing(t, c, []byte("hello"))
+	s.Forget(func(a netip.Addr) bool { return a == netip.MustParseAddr("10.8.0.2") })
+	if n := flows(s, 1); n != 1 {
+		t.Fatalf("%d associations after another client was forgotten", n)
+	}
+	s.Forget(func(a netip.Addr) bool { return a == netip.MustParseAddr(loopback) })
+	eventually(t, "the association to end", func() bool { return flows(s, 1) == 0 })
+	udpPing(t, c, []byte("again")) // and may begin anew
+}

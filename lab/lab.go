@@ -3,7 +3,6 @@ package lab
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"os"
 	"os/exec"
@@ -75,8 +74,7 @@ func Start(t testing.TB, change ...func(*app.Options)) *Server {
 // in.
 func Run(t testing.TB, o app.Options) *Server {
 	t.Helper()
-	log := slog.New(slog.NewTextHandler(&logWriter{t: t}, &slog.HandlerOptions{Level: slog.LevelInfo}))
-	a, err := app.New(o, log, "test")
+	a, err := app.New(o, Logger(t), "test")
 	if err != nil {
 		t.Fatal(err)
 	}

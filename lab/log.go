@@ -2,9 +2,15 @@ package lab
 
 import (
 	"bytes"
+	"log/slog"
 	"sync"
 	"testing"
 )
+
+// Logger returns a logger that writes into the log of t.
+func Logger(t testing.TB) *slog.Logger {
+	return slog.New(slog.NewTextHandler(&logWriter{t: t}, &slog.HandlerOptions{Level: slog.LevelInfo}))
+}
 
 // logWriter writes lines into the log of a test, until the test has ended.
 type logWriter struct {

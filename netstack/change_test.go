@@ -342,3 +342,18 @@ func (f *foreign) port() uint16 {
 	}
 	return *read.ListenPort
 }
+
+// TestOnCut asks for exactly the addresses that a change takes from a peer.
+func TestOnCut(t *testing.T) {
+	var lost func(netip.Addr) bool
+	d := newServer(t, func(o *Options) { o.OnCut = func(f func(netip.Addr) bool) { lost = f } })
+	list := manyPeers(3)
+	apply(t, d, Config{Peers: list})
+	if lost != nil {
+		t.Error("told of a change that only added peers")
+	}
+	apply(t, d, Config{Peers: list[1:]})
+	if lost == nil || !lost(list[0].AllowedIPs[0].Addr()) || lost(list[1].AllowedIPs[0].Addr()) || lost(netip.MustParseAddr("9.9.9.9")) {
+		t.Error("the removed peer's address is not what was lost")
+	}
+}

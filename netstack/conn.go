@@ -87,25 +87,22 @@ func dialTCP(ctx context.Context, s *stack.Stack, addr netip.AddrPort) (*tcpConn
 	return newTCPConn(&wq, ep, addrPort(local), addr), nil
 }
 
-// udpConn is a UDP socket of the stack.
+// udpConn is a UDP socket of the stack, connected to a peer.
 type udpConn struct {
 	*gonet.UDPConn
-	local, remote *net.UDPAddr // remote is nil if not connected
+	local, remote *net.UDPAddr
 }
 
-// openUDP opens a UDP socket on the tunnel address: bound to a port, 0 for any
-// free one, and connected to remote if that is valid.
-func openUDP(s *stack.Stack, local, remote netip.AddrPort) (*udpConn, tcpip.Error) {
+// dialUDP opens a UDP socket from the address local to addr.
+func dialUDP(s *stack.Stack, local netip.Addr, addr netip.AddrPort) (*udpConn, error) {
 	var wq waiter.Queue
 	ep, terr := s.NewEndpoint(udp.ProtocolNumber, gvipv4.ProtocolNumber, &wq)
 	if terr != nil {
-		return nil, terr
+		return nil, stackError("dial", "udp", addr, terr)
 	}
-	c := &udpConn{UDPConn: gonet.NewUDPConn(&wq, ep)}
-	terr = ep.Bind(fullAddress(local))
-	if terr == nil && remote.IsValid() {
-		c.remote = net.UDPAddrFromAddrPort(remote)
-		terr = ep.Connect(fullAddress(remote))
+	terr = ep.Bind(fullAddress(netip.AddrPortFrom(local, 0)))
+	if terr == nil {
+		terr = ep.Connect(fullAddress(addr))
 	}
 	var bound tcpip.FullAddress
 	if terr == nil {
@@ -113,47 +110,24 @@ func openUDP(s *stack.Stack, local, remote netip.AddrPort) (*udpConn, tcpip.Erro
 	}
 	if terr != nil {
 		ep.Close()
-		return nil, terr
+		return nil, stackError("dial", "udp", addr, terr)
 	}
-	c.local = net.UDPAddrFromAddrPort(netip.AddrPortFrom(local.Addr(), bound.Port))
-	return c, nil
+	return &udpConn{
+		UDPConn: gonet.NewUDPConn(&wq, ep), remote: net.UDPAddrFromAddrPort(addr),
+		local: net.UDPAddrFromAddrPort(netip.AddrPortFrom(local, bound.Port)),
+	}, nil
 }
 
-func (c *udpConn) LocalAddr() net.Addr { return c.local }
+func (c *udpConn) LocalAddr() net.Addr  { return c.local }
+func (c *udpConn) RemoteAddr() net.Addr { return c.remote }
 
-func (c *udpConn) RemoteAddr() net.Addr {
-	if c.remote == nil {
-		return nil
-	}
-	return c.remote
-}
-
+// Read returns net.ErrClosed once the socket is closed or its peer cut off.
 func (c *udpConn) Read(b []byte) (int, error) {
-	n, _, err := c.ReadFrom(b)
-	return n, err
-}
-
-// ReadFrom returns net.ErrClosed once the socket is closed or its peer cut off.
-func (c *udpConn) ReadFrom(b []byte) (int, net.Addr, error) {
-	n, from, err := c.UDPConn.ReadFrom(b)
+	n, err := c.UDPConn.Read(b)
 	if errors.Is(err, io.EOF) {
 		err = net.ErrClosed
 	}
-	return n, from, err
-}
-
-// WriteTo takes addresses in the 4-byte and in the 16-byte form of IPv4; the
-// stack would take the second for IPv6.
-func (c *udpConn) WriteTo(b []byte, to net.Addr) (int, error) {
-	ua, ok := to.(*net.UDPAddr)
-	if !ok {
-		return 0, &net.OpError{Op: "write", Net: "udp", Addr: to, Err: net.InvalidAddrError("not a UDP address")}
-	}
-	v4 := ua.IP.To4()
-	if v4 == nil {
-		return 0, &net.OpError{Op: "write", Net: "udp", Addr: to, Err: net.InvalidAddrError("not an IPv4 address")}
-	}
-	return c.UDPConn.WriteTo(b, &net.UDPAddr{IP: v4, Port: ua.Port})
+	return n, err
 }
 
 func (c *udpConn) Close() error {

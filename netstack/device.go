@@ -19,6 +19,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -60,6 +61,11 @@ type Options struct {
 	// DialExit opens the connections of the exit, network "tcp" or "udp". Every
 	// address is judged before it is asked. Nil dials from this host.
 	DialExit func(ctx context.Context, network string, addr netip.AddrPort) (net.Conn, error)
+
+	// OnCut, if set, is told by Commit of addresses that their peer has lost, for
+	// what users of ListenPacket keep about its sender: a socket that is not
+	// connected cannot be cut. It must not call the Device.
+	OnCut func(lost func(netip.Addr) bool)
 }
 
 // Device is the tunnel of this server. Its methods may be called from several
@@ -67,7 +73,8 @@ type Options struct {
 type Device struct {
 	log *slog.Logger
 	self
-	port uint16 // as asked for
+	port  uint16 // as asked for
+	onCut func(lost func(netip.Addr) bool)
 
 	table atomic.Pointer[table]
 	hub   *hub
@@ -83,8 +90,9 @@ type Device struct {
 	lifeMu sync.Mutex // of Start, Commit and Close, one at a time
 	closed bool
 
-	listenersMu sync.RWMutex
-	listeners   map[uint16]*listener // by TCP port
+	listenersMu     sync.RWMutex
+	listeners       map[uint16]*listener       // by TCP port
+	packetListeners map[uint16]*packetListener // by UDP port
 }
 
 // New checks o and builds the device in memory, without peers and without a
@@ -108,7 +116,7 @@ func New(o Options) (*Device, error) {
 	}
 	d := &Device{
 		log: log, self: self{o.PrivateKey.Public(), o.Addr, o.Subnet.Masked()}, port: o.ListenPort,
-		listeners: make(map[uint16]*listener),
+		onCut: o.OnCut, listeners: make(map[uint16]*listener), packetListeners: make(map[uint16]*packetListener),
 	}
 	empty, err := newTable(Config{}, d.self, nil)
 	if err != nil {
@@ -176,8 +184,11 @@ func (d *Device) Close() error {
 	d.wg.Close() // closes the hub, so that nothing waits in it any more
 	d.exit.stop()
 	d.listenersMu.RLock()
-	open := make([]*listener, 0, len(d.listeners))
+	open := make([]io.Closer, 0, len(d.listeners)+len(d.packetListeners))
 	for _, l := range d.listeners {
+		open = append(open, l)
+	}
+	for _, l := range d.packetListeners {
 		open = append(open, l)
 	}
 	d.listenersMu.RUnlock()
@@ -213,9 +224,9 @@ func (d *Device) Dial(ctx context.Context, network string, addr netip.AddrPort) 
 		}
 		c = tc
 	case "udp", "udp4":
-		uc, terr := openUDP(d.stack, netip.AddrPortFrom(d.addr, 0), addr)
-		if terr != nil {
-			return nil, stackError("dial", "udp", addr, terr)
+		uc, err := dialUDP(d.stack, d.addr, addr)
+		if err != nil {
+			return nil, err
 		}
 		c = uc
 	default:

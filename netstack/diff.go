@@ -19,7 +19,8 @@ type change struct {
 func diff(old, next *table) change {
 	var c change
 	var given []uapiPeer
-	for _, was := range old.peers {
+	head, tail := common(len(old.peers), len(next.peers), func(i, j int) bool { return old.peers[i] == next.peers[j] })
+	for _, was := range old.peers[head : len(old.peers)-tail] {
 		now := next.byKey[was.PublicKey]
 		if now == nil || now.identity != was.identity {
 			// A new preshared key is a new peer: otherwise the session made with
@@ -33,7 +34,7 @@ func diff(old, next *table) change {
 			c.cut = true
 		}
 	}
-	for _, now := range next.peers {
+	for _, now := range next.peers[head : len(next.peers)-tail] {
 		was := old.byKey[now.PublicKey]
 		if was == nil || was.identity != now.identity {
 			given = append(given, now.uapi())

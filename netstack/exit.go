@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -118,7 +119,7 @@ func (e *exit) judge(t *table, src, dst netip.Addr) (*peer, ruling) {
 func (e *exit) dialHost(ctx context.Context, network string, addr netip.AddrPort) (net.Conn, error) {
 	dialer := net.Dialer{
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepaliveIdle, Interval: keepaliveInterval, Count: keepaliveCount},
-		Control: func(_, address string, _ syscall.RawConn) error {
+		Control: func(network, address string, c syscall.RawConn) error {
 			dialed, err := netip.ParseAddrPort(address)
 			if err != nil {
 				return fmt.Errorf("judge %s: %w", address, err)
@@ -126,26 +127,53 @@ func (e *exit) dialHost(ctx context.Context, network string, addr netip.AddrPort
 			if e.rules(e.d.table.Load()).judge(dialed.Addr()) != allowed {
 				return syscall.EACCES
 			}
+			if strings.HasPrefix(network, "udp") {
+				return noBroadcast(c)
+			}
 			return nil
 		},
 	}
 	return dialer.DialContext(ctx, network, addr.String())
 }
 
+// noBroadcast takes back what the runtime gives every UDP socket. Only the
+// system knows which addresses are broadcasts of the networks around this host.
+func noBroadcast(c syscall.RawConn) error {
+	var err error
+	if cerr := c.Control(func(fd uintptr) {
+		err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_BROADCAST, 0)
+	}); cerr != nil {
+		return cerr
+	}
+	return err
+}
+
 // open registers a flow, which the exit waits for until end is called. The
-// context ends with the flow. It returns nil if the exit is closed.
+// context ends with the flow. It returns nil if the exit is closed, or if a
+// change that did not see the flow has taken its right away.
 func (e *exit) open(from *identity, src, dst netip.AddrPort) (context.Context, *flow) {
 	ctx, cancel := context.WithCancel(e.ctx)
 	f := &flow{from: from, src: src, dst: dst, done: ctx.Done(), cancel: cancel}
 	e.mu.Lock()
-	defer e.mu.Unlock()
 	if e.closed {
+		e.mu.Unlock()
 		cancel()
 		return nil, nil
 	}
 	e.wg.Add(1)
 	e.flows[f] = struct{}{}
+	e.mu.Unlock()
+	if !e.permits(e.d.table.Load(), f) {
+		e.end(f)
+		return nil, nil
+	}
 	return ctx, f
+}
+
+// permits reports whether f may be open under table t.
+func (e *exit) permits(t *table, f *flow) bool {
+	p, v := e.judge(t, f.src.Addr(), f.dst.Addr())
+	return p != nil && p.identity == f.from && v != refused
 }
 
 func (e *exit) end(f *flow) {
@@ -218,7 +246,7 @@ func (e *exit) review(t *table) {
 	e.mu.Lock()
 	var over []*flow
 	for f := range e.flows {
-		if p, v := e.judge(t, f.src.Addr(), f.dst.Addr()); p == nil || p.identity != f.from || v == refused {
+		if !e.permits(t, f) {
 			over = append(over, f)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -376,4 +377,92 @@ func TestAcquire(t *testing.T) {
 	if !acquire(&all, &b, 3, 2) || all.Load() != 3 {
 		t.Fatal("a place that was given back is not free")
 	}
+}
+
+// A flow that was judged before a change and registered after it is refused: the
+// change did not see it.
+func TestExitOpenAfterChange(t *testing.T) {
+	_, d, _, config := behindExit(t)
+	src, dst := netip.MustParseAddrPort("10.8.0.2:1000"), netip.MustParseAddrPort("1.1.1.1:80")
+	judged, _ := d.exit.judge(d.table.Load(), src.Addr(), dst.Addr())
+	if _, f := d.exit.open(judged.identity, src, dst); f == nil {
+		t.Fatal("refused without a change")
+	} else {
+		d.exit.end(f)
+	}
+	for name, change := range map[string]func(c *Config){
+		"peer removed":  func(c *Config) { c.Peers = nil },
+		"no exit":       func(c *Config) { c.Peers[0].NoExit = true },
+		"exit disabled": func(c *Config) { c.Exit.Enabled = false },
+	} {
+		next := Config{Peers: slices.Clone(config.Peers), Exit: config.Exit}
+		change(&next)
+		apply(t, d, next)
+		if _, f := d.exit.open(judged.identity, src, dst); f != nil {
+			d.exit.end(f)
+			t.Errorf("%s: let through", name)
+		}
+	}
+}
+
+// Datagrams to a public address of this host go to the UDP port of the tunnel
+// with the same number, with the peer as sender, and are answered from there.
+func TestPacketHandOver(t *testing.T) {
+	_, d, a, _ := behindExit(t)
+	l, err := d.ListenPacket(5000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	senders := make(chan string, 100)
+	ended := make(chan error, 1)
+	go func() {
+		buf := make([]byte, 2000)
+		for {
+			n, from, err := l.ReadFrom(buf)
+			if err != nil {
+				ended <- err
+				return
+			}
+			senders <- from.String()
+			_, _ = l.WriteTo(buf[:n], from)
+		}
+	}()
+	for range 2 {
+		for _, to := range []string{"1.2.3.4:5000", "10.8.0.1:5000"} {
+			c := a.mustDial("udp", to) // connected: it hears nobody else
+			exchangeDatagram(t, c, []byte("one"))
+			exchangeDatagram(t, c, []byte("two"))
+			if got, want := <-senders, c.LocalAddr().String(); got != want {
+				t.Errorf("to %s: the sender is %s, want %s", to, got, want)
+			}
+			for len(senders) > 0 {
+				<-senders
+			}
+		}
+	}
+	if d.Status().Exit.UDPFlows != 0 {
+		t.Error("the exit was used")
+	}
+	refused := func(to string) {
+		t.Helper()
+		c := a.mustDial("udp", to)
+		eventually(t, "refusal of "+to, func() bool { // told by the write after the one that was refused
+			_, err := c.Write([]byte("x"))
+			return err != nil && strings.Contains(err.Error(), "refused")
+		})
+	}
+	refused("1.2.3.4:5001")
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("the reader ended with %v", err)
+	}
+	refused("1.2.3.4:5000")
+	again, err := d.ListenPacket(5000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	packetEcho(t, again)
+	exchangeDatagram(t, a.mustDial("udp", "1.2.3.4:5000"), []byte("again"))
 }

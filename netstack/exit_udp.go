@@ -32,6 +32,10 @@ func (e *exit) handleUDP(id stack.TransportEndpointID, pkt *stack.PacketBuffer) 
 		return false
 	}
 	p, v := e.judge(e.d.table.Load(), src.Addr(), dst.Addr())
+	if v == ourselves {
+		l := e.d.packetListener(dst.Port())
+		return l != nil && l.take(id, pkt)
+	}
 	if v != allowed {
 		return false
 	}

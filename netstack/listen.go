@@ -64,17 +64,6 @@ func (d *Device) Listen(port uint16) (net.Listener, error) {
 	return l, nil
 }
 
-// ListenPacket opens a UDP port on the tunnel address, any free one if port is
-// 0. A taken port is a KindConflict error. It may be called before Start.
-func (d *Device) ListenPacket(port uint16) (net.PacketConn, error) {
-	local := netip.AddrPortFrom(d.addr, port)
-	c, terr := openUDP(d.stack, local, netip.AddrPort{})
-	if terr != nil {
-		return nil, listenError("udp", local, terr)
-	}
-	return c, nil
-}
-
 func listenError(network string, addr netip.AddrPort, terr tcpip.Error) error {
 	if _, taken := terr.(*tcpip.ErrPortInUse); taken {
 		return model.Conflict("", "port %d/%s of the tunnel address is in use", addr.Port(), network)

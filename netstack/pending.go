@@ -2,6 +2,7 @@ package netstack
 
 import (
 	"errors"
+	"net/netip"
 
 	"golang.zx2c4.com/wireguard/device"
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -77,18 +78,17 @@ func (p *Pending) Commit() {
 // cut aborts every connection between this server and an address that has
 // changed hands, so that whoever reads from it gets an error.
 func (d *Device) cut(old, next *table) {
+	lost := func(addr netip.Addr) bool {
+		was, now := old.lookup(addr), next.lookup(addr)
+		return was != nil && (now == nil || now.identity != was.identity)
+	}
 	for _, ep := range d.stack.RegisteredEndpoints() {
-		remote, ok := remoteAddress(ep)
-		if !ok {
-			continue
-		}
-		was := old.lookup(fromStack(remote))
-		if was == nil {
-			continue
-		}
-		if now := next.lookup(fromStack(remote)); now == nil || now.identity != was.identity {
+		if remote, ok := remoteAddress(ep); ok && lost(fromStack(remote)) {
 			ep.Abort()
 		}
+	}
+	if d.onCut != nil {
+		d.onCut(lost)
 	}
 }
 

@@ -3,6 +3,7 @@ package netstack
 import (
 	"cmp"
 	"encoding/binary"
+	"maps"
 	"math/bits"
 	"net/netip"
 	"slices"
@@ -71,6 +72,9 @@ type identity struct {
 // where keys are unchanged, and whole peers where nothing is. It refuses what
 // wireguard-go would take silently: that moves a prefix to the last peer that
 // claims it.
+//
+// Peers before the first and after the last difference stay in the indexes,
+// which are copied, so that one change among 10,000 peers costs little more.
 func newTable(config Config, self self, old *table) (*table, error) {
 	if len(config.Peers) > device.MaxPeers {
 		return nil, model.Failure(model.KindLimited, "at most %d peers are possible", device.MaxPeers)
@@ -78,21 +82,35 @@ func newTable(config Config, self self, old *table) (*table, error) {
 	if err := config.Exit.check(); err != nil {
 		return nil, err
 	}
+	if old == nil {
+		old = new(table)
+	}
 	t := &table{
 		config: config,
 		self:   self, server4: word(self.addr),
 		lowest4: word(self.addr), bcast4: word(self.addr),
 		peers: make([]*peer, len(config.Peers)),
-		byKey: make(map[model.PublicKey]*peer, len(config.Peers)),
-		hosts: make(map[uint32]*peer, len(config.Peers)),
+		byKey: cloneIndex(old.byKey), hosts: cloneIndex(old.hosts),
 	}
 	if self.subnet.Bits() < 31 { // RFC 3021: /31 and /32 have no broadcast address
 		t.lowest4 = word(self.subnet.Addr())
 		t.bcast4 = t.lowest4 | ^uint32(0)>>self.subnet.Bits()
 	}
-	for i := range config.Peers {
+	for _, n := range old.nets {
+		t.nets = append(t.nets, net4{n.mask, maps.Clone(n.owners)})
+	}
+	for _, n := range old.nets6 {
+		t.nets6 = append(t.nets6, net6{n.bits, maps.Clone(n.owners)})
+	}
+	head, tail := common(len(old.peers), len(t.peers), func(i, j int) bool { return old.peers[i].same(&config.Peers[j]) })
+	copy(t.peers, old.peers[:head])
+	copy(t.peers[len(t.peers)-tail:], old.peers[len(old.peers)-tail:])
+	for _, p := range old.peers[head : len(old.peers)-tail] {
+		t.remove(p)
+	}
+	for i := head; i < len(t.peers)-tail; i++ {
 		c := &config.Peers[i]
-		p := old.lookupKey(c.PublicKey)
+		p := old.byKey[c.PublicKey]
 		if p == nil || !p.same(c) {
 			if err := c.check(self.key, self.addr); err != nil {
 				return nil, err
@@ -109,9 +127,32 @@ func newTable(config Config, self self, old *table) (*table, error) {
 			}
 		}
 	}
+	t.nets = slices.DeleteFunc(t.nets, func(n net4) bool { return len(n.owners) == 0 })
+	t.nets6 = slices.DeleteFunc(t.nets6, func(n net6) bool { return len(n.owners) == 0 })
 	slices.SortFunc(t.nets, func(a, b net4) int { return cmp.Compare(b.mask, a.mask) })
 	slices.SortFunc(t.nets6, func(a, b net6) int { return cmp.Compare(b.bits, a.bits) })
 	return t, t.disjoint()
+}
+
+// common returns how many elements two lists of lengths a and b share at their
+// head and, of the rest, at their tail.
+func common(a, b int, same func(i, j int) bool) (head, tail int) {
+	shorter := min(a, b)
+	for head < shorter && same(head, head) {
+		head++
+	}
+	for tail < shorter-head && same(a-1-tail, b-1-tail) {
+		tail++
+	}
+	return head, tail
+}
+
+// cloneIndex is maps.Clone, but for nil.
+func cloneIndex[K comparable](m map[K]*peer) map[K]*peer {
+	if m == nil {
+		return make(map[K]*peer)
+	}
+	return maps.Clone(m)
 }
 
 // newPeer takes over the identity of was, which has the same public key and
@@ -143,7 +184,7 @@ func (t *table) insert(prefix netip.Prefix, p *peer) (other *peer) {
 	case prefix.IsSingleIP():
 		return put(t.hosts, word(prefix.Addr()), p)
 	default:
-		mask := uint32(uint64(1<<32-1) << (32 - prefix.Bits()))
+		mask := mask4(prefix)
 		i := slices.IndexFunc(t.nets, func(n net4) bool { return n.mask == mask })
 		if i < 0 {
 			i = len(t.nets)
@@ -152,6 +193,31 @@ func (t *table) insert(prefix netip.Prefix, p *peer) (other *peer) {
 		return put(t.nets[i].owners, word(prefix.Addr()), p)
 	}
 }
+
+// remove takes p and its prefixes out of the indexes.
+func (t *table) remove(p *peer) {
+	delete(t.byKey, p.PublicKey)
+	for _, prefix := range p.AllowedIPs {
+		switch {
+		case prefix.Addr().Is6():
+			for _, n := range t.nets6 {
+				if n.bits == prefix.Bits() {
+					delete(n.owners, prefix)
+				}
+			}
+		case prefix.IsSingleIP():
+			delete(t.hosts, word(prefix.Addr()))
+		default:
+			for _, n := range t.nets {
+				if n.mask == mask4(prefix) {
+					delete(n.owners, word(prefix.Addr()))
+				}
+			}
+		}
+	}
+}
+
+func mask4(prefix netip.Prefix) uint32 { return uint32(uint64(1<<32-1) << (32 - prefix.Bits())) }
 
 func put[K comparable](owners map[K]*peer, key K, p *peer) (other *peer) {
 	if other := owners[key]; other != nil && other != p {
@@ -234,15 +300,6 @@ func (t *table) lookup(addr netip.Addr) *peer {
 		return t.lookup6(addr.WithZone(""))
 	}
 	return nil
-}
-
-// lookupKey returns the peer with that key, nil if there is none. A nil table
-// has no peers.
-func (t *table) lookupKey(key model.PublicKey) *peer {
-	if t == nil {
-		return nil
-	}
-	return t.byKey[key]
 }
 
 // word is an IPv4 address as a number.

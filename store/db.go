@@ -149,6 +149,11 @@ func (db *DB) Update(ctx context.Context, f func(*Tx) error) error {
 		return err
 	}
 	var pending Pending
+	defer func() { // on every path but the good one, a panic included
+		if pending != nil {
+			pending.Abort()
+		}
+	}()
 	if len(tx.changes) > 0 {
 		if err := tx.bumpRevision(); err != nil {
 			return err
@@ -160,13 +165,11 @@ func (db *DB) Update(ctx context.Context, f func(*Tx) error) error {
 		}
 	}
 	if err := db.commit(btx); err != nil {
-		if pending != nil {
-			pending.Abort()
-		}
 		return err
 	}
 	if pending != nil {
 		pending.Commit()
+		pending = nil
 	}
 	select {
 	case db.committed <- struct{}{}:

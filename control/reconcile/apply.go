@@ -50,12 +50,12 @@ type Reconciler struct {
 func New(o Options) *Reconciler {
 	r := &Reconciler{Options: o}
 	r.planes = []plane{
-		planeOf(func(p *Plan) netstack.Config { return p.Netstack }, o.Netstack.Prepare),
-		planeOf(func(p *Plan) l4.Config { return p.L4 }, o.L4.Prepare),
-		planeOf(func(p *Plan) proxy.Config { return p.Proxy }, o.Proxy.Prepare),
+		planeOf(func(p *Plan) *netstack.Config { return p.Netstack }, o.Netstack.Prepare),
+		planeOf(func(p *Plan) *l4.Config { return p.L4 }, o.L4.Prepare),
+		planeOf(func(p *Plan) *proxy.Config { return p.Proxy }, o.Proxy.Prepare),
 	}
 	if o.DNS != nil {
-		r.planes = append(r.planes, planeOf(func(p *Plan) dns.Config { return p.DNS }, o.DNS.Prepare))
+		r.planes = append(r.planes, planeOf(func(p *Plan) *dns.Config { return p.DNS }, o.DNS.Prepare))
 	}
 	o.DB.SetPrepare(r.prepare)
 	return r
@@ -67,13 +67,13 @@ type plane func(current, next *Plan) (store.Pending, error)
 
 type config[C any] interface{ Equal(C) bool }
 
-func planeOf[C config[C], P store.Pending](share func(*Plan) C, prepare func(C) (P, error)) plane {
+func planeOf[C config[C], P store.Pending](share func(*Plan) *C, prepare func(C) (P, error)) plane {
 	return func(current, next *Plan) (store.Pending, error) {
 		c := share(next)
-		if current != nil && c.Equal(share(current)) {
+		if current != nil && (c == share(current) || (*c).Equal(*share(current))) {
 			return nil, nil
 		}
-		return prepare(c)
+		return prepare(*c)
 	}
 }
 
@@ -107,14 +107,14 @@ func (r *Reconciler) prepare(ctx context.Context, tx *store.Tx) (store.Pending, 
 	if state == nil || len(tx.Changes()) == 0 {
 		return r.prepareAll(tx, plan)
 	}
-	next, touched, err := state.after(tx, r.DB.Sealer())
+	next, d, err := state.after(tx, r.DB.Sealer(), skip)
 	if err != nil {
 		return nil, err
 	}
-	for _, id := range touched {
+	for _, id := range d.routes {
 		delete(skip, id) // written anew: it must work now, or be refused
 	}
-	return r.preparePlan(plan, next, compile(next, &r.Facts, skip, r.Now()), skip)
+	return r.preparePlan(plan, next, recompile(plan, d.scope, next, &r.Facts, skip, r.Now()), skip)
 }
 
 // preparePlan has every plane prepare its share of next, or none.
@@ -124,55 +124,23 @@ func (r *Reconciler) preparePlan(current *Plan, s *state, next *Plan, skip map[m
 		defer r.mu.Unlock()
 		r.state, r.plan, r.skipped = s, next, skip
 	}}
+	ready := false
+	defer func() { // after a panic, too: a plane takes one change at a time
+		if !ready {
+			p.Abort()
+		}
+	}()
 	for _, prepare := range r.planes {
 		part, err := prepare(current, next)
 		if err != nil {
-			p.Abort()
 			return nil, err
 		}
 		if part != nil {
 			p.parts = append(p.parts, part)
 		}
 	}
+	ready = true
 	return p, nil
-}
-
-// prepareAll prepares the stored state, leaving out what cannot be applied: one
-// bad row must not keep the rest from serving.
-func (r *Reconciler) prepareAll(tx *store.Tx, current *Plan) (store.Pending, error) {
-	s, unreadable := load(tx, r.DB.Sealer())
-	for _, err := range unreadable {
-		r.Log.Error("a stored record is left out", "err", err)
-	}
-	skip := make(map[model.RouteID]error)
-	for id, route := range s.routes {
-		if ref := route.Target.Peer; ref != 0 && s.peers[ref] == nil {
-			skip[id] = model.Failure(model.KindUnavailable, "its peer %d cannot be read", ref)
-		}
-	}
-	p, err := r.preparePlan(current, s, compile(s, &r.Facts, skip, r.Now()), skip)
-	if err != nil {
-		r.Log.Warn("the stored state cannot be applied as a whole; looking for the routes at fault", "err", err)
-		r.skipBad(s, skip)
-		p, err = r.preparePlan(current, s, compile(s, &r.Facts, skip, r.Now()), skip)
-	}
-	return p, err
-}
-
-// skipBad adds to skip each enabled route that the planes refuse beside those
-// before it. What it prepares, it gives back.
-func (r *Reconciler) skipBad(s *state, skip map[model.RouteID]error) {
-	for _, route := range enabledRoutes(s, skip) {
-		alone := &state{peers: s.peers, routes: map[model.RouteID]*model.Route{route.ID: route}}
-		trial := compile(alone, &r.Facts, nil, r.Now())
-		part, err := r.preparePlan(nil, alone, trial, nil)
-		if err != nil {
-			skip[route.ID] = err
-			r.Log.Error("a route is left out until it can be applied", "route", route.ID, "domain", route.Domain, "err", err)
-			continue
-		}
-		part.Abort()
-	}
 }
 
 // Skipped returns which routes of the stored state do not serve, and why. The

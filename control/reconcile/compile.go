@@ -1,10 +1,7 @@
 package reconcile
 
 import (
-	"cmp"
-	"maps"
 	"net/netip"
-	"slices"
 	"time"
 
 	"gatecontrol/dns"
@@ -14,13 +11,14 @@ import (
 	"gatecontrol/proxy"
 )
 
-// Plan is what every plane shall run, for one revision of intent.
+// Plan is what every plane shall run, for one revision of intent. A share that
+// did not change is the same pointer in the next plan.
 type Plan struct {
 	Revision model.Revision
-	Netstack netstack.Config
-	DNS      dns.Config
-	L4       l4.Config
-	Proxy    proxy.Config
+	Netstack *netstack.Config
+	DNS      *dns.Config
+	L4       *l4.Config
+	Proxy    *proxy.Config
 }
 
 // Facts are what a plan depends on besides intent. They do not change while the
@@ -36,37 +34,50 @@ type Facts struct {
 // staticNames are the labels of the internal zone that mean this server.
 var staticNames = []string{"gateway", "server", "gc-server"}
 
-// compile makes the plan of a state. Routes in skip are left out. It is pure:
-// the same state gives an equal plan, whatever order its maps come in.
+// compile makes the plan of a state, all of it. It is pure: the same state gives
+// an equal plan.
 func compile(s *state, f *Facts, skip map[model.RouteID]error, now time.Time) *Plan {
-	plan := &Plan{Revision: s.revision}
-	plan.Netstack = compileNetstack(s, f, now)
+	return recompile(new(Plan), everything, s, f, skip, now)
+}
+
+// recompile makes the plan of a state that differs within c from the one that
+// last is the plan of. Routes in skip are left out.
+func recompile(last *Plan, c scope, s *state, f *Facts, skip map[model.RouteID]error, now time.Time) *Plan {
+	plan := *last
+	plan.Revision = s.revision
+	if c.netstack {
+		plan.Netstack = compileNetstack(s, f, now)
+	}
+	if !c.dns && !c.l4 && !c.proxy {
+		return &plan
+	}
 	routes := enabledRoutes(s, skip)
-	plan.DNS = compileDNS(s, f, routes)
-	plan.L4 = compileL4(s, routes)
-	plan.Proxy = compileProxy(s, f, routes)
-	return plan
+	if c.dns {
+		plan.DNS = compileDNS(s, f, routes)
+	}
+	if c.l4 {
+		plan.L4 = compileL4(s, routes)
+	}
+	if c.proxy {
+		plan.Proxy = compileProxy(s, f, routes)
+	}
+	return &plan
 }
 
 func enabledRoutes(s *state, skip map[model.RouteID]error) []*model.Route {
 	list := make([]*model.Route, 0, len(s.routes))
-	for id, r := range s.routes {
-		if r.Enabled && skip[id] == nil {
+	for _, r := range s.routes {
+		if r.Enabled && skip[r.ID] == nil {
 			list = append(list, r)
 		}
 	}
-	slices.SortFunc(list, func(a, b *model.Route) int { return cmp.Compare(a.ID, b.ID) })
 	return list
 }
 
-func sortedPeers(s *state) []*peer {
-	return slices.SortedFunc(maps.Values(s.peers), func(a, b *peer) int { return cmp.Compare(a.ID, b.ID) })
-}
-
-func compileNetstack(s *state, f *Facts, now time.Time) netstack.Config {
-	c := netstack.Config{Exit: netstack.Exit{Enabled: f.Exit, Private: f.ExitPrivate}}
+func compileNetstack(s *state, f *Facts, now time.Time) *netstack.Config {
+	c := &netstack.Config{Exit: netstack.Exit{Enabled: f.Exit, Private: f.ExitPrivate}}
 	c.Peers = make([]netstack.Peer, 0, len(s.peers))
-	for _, p := range sortedPeers(s) {
+	for _, p := range s.peers {
 		if p.Live(now) {
 			c.Peers = append(c.Peers, netstack.Peer{
 				Name: p.Name, PublicKey: p.PublicKey, PresharedKey: p.psk,
@@ -77,65 +88,69 @@ func compileNetstack(s *state, f *Facts, now time.Time) netstack.Config {
 	return c
 }
 
-func compileDNS(s *state, f *Facts, routes []*model.Route) dns.Config {
-	c := dns.Config{Address: f.Gateway}
+func compileDNS(s *state, f *Facts, routes []*model.Route) *dns.Config {
+	c := &dns.Config{Address: f.Gateway}
+	c.Records = make([]dns.Record, 0, len(staticNames)+len(s.peers))
+	c.Domains = make([]string, 0, len(f.AdminHosts)+len(routes))
 	for _, name := range staticNames {
 		c.Records = append(c.Records, dns.Record{Name: name, Addr: f.Gateway})
 	}
-	for _, p := range sortedPeers(s) {
+	for _, p := range s.peers {
 		if p.Hostname != "" {
 			c.Records = append(c.Records, dns.Record{Name: p.Hostname, Addr: p.Address()})
 		}
 	}
-	// An admin host may be an address or localhost, the domain of a port route a
-	// mere label for people.
-	names := slices.Clone(f.AdminHosts)
-	for _, r := range routes {
-		names = append(names, r.Domain)
-	}
-	for _, name := range names {
-		if d, err := model.ParseDomain(name); err == nil {
+	// An admin host may be an address or localhost.
+	for _, host := range f.AdminHosts {
+		if d, err := model.ParseDomain(host); err == nil {
 			c.Domains = append(c.Domains, d)
 		}
 	}
-	slices.Sort(c.Domains)
-	c.Domains = slices.Compact(c.Domains)
+	for _, r := range routes {
+		domain := r.Domain
+		if r.Type != model.RouteHTTP { // may be a mere label for people
+			var err error
+			if domain, err = model.ParseDomain(domain); err != nil {
+				continue
+			}
+		}
+		c.Domains = append(c.Domains, domain)
+	}
 	return c
 }
 
-func compileL4(s *state, routes []*model.Route) l4.Config {
-	var c l4.Config
+func compileL4(s *state, routes []*model.Route) *l4.Config {
+	c := new(l4.Config)
 	for _, r := range routes {
 		if r.Type == model.RouteL4 && r.L4 != nil {
+			addr, _ := s.target(r)
 			c.Routes = append(c.Routes, l4.Route{
-				ID: r.ID, Network: r.L4.Network, First: r.L4.Ports.First, Last: r.L4.Ports.Last, Target: s.target(r),
+				ID: r.ID, Network: r.L4.Network, First: r.L4.Ports.First, Last: r.L4.Ports.Last, Target: addr,
 			})
 		}
 	}
 	return c
 }
 
-func compileProxy(s *state, f *Facts, routes []*model.Route) proxy.Config {
-	c := proxy.Config{AdminHosts: f.AdminHosts, TrustedProxies: f.TrustedProxies}
+func compileProxy(s *state, f *Facts, routes []*model.Route) *proxy.Config {
+	c := &proxy.Config{AdminHosts: f.AdminHosts, TrustedProxies: f.TrustedProxies}
+	c.Routes = make([]proxy.Route, 0, len(routes))
 	for _, r := range routes {
 		if r.Type != model.RouteHTTP {
 			continue
 		}
-		t := proxy.Target{Addr: s.target(r), TLS: r.BackendHTTPS}
-		if p := s.peers[r.Target.Peer]; p != nil {
-			t.PeerName = p.Name
-		}
+		addr, name := s.target(r)
+		t := proxy.Target{Addr: addr, TLS: r.BackendHTTPS, PeerName: name}
 		c.Routes = append(c.Routes, proxy.Route{ID: r.ID, Host: r.Domain, ForceHTTPS: r.ForceHTTPS, Target: t})
 	}
 	return c
 }
 
 // target is where a route leads now: the tunnel address that its peer has
-// today, not the one it had when the route was written.
-func (s *state) target(r *model.Route) netip.AddrPort {
-	addr := r.Target.Addr
-	if p := s.peers[r.Target.Peer]; p != nil {
-		addr = p.Address()
+// today, not the one it had when the route was written; and the peer's name.
+func (s *state) target(r *model.Route) (addr netip.AddrPort, peer string) {
+	if p := s.peer(r.Target.Peer); p != nil {
+		return netip.AddrPortFrom(p.Address(), r.Target.Port), p.Name
 	}
-	return netip.AddrPortFrom(addr, r.Target.Port)
+	return netip.AddrPortFrom(r.Target.Addr, r.Target.Port), ""
 }

@@ -2,16 +2,20 @@ package reconcile
 
 import (
 	"encoding/json"
+	"errors"
 	"flag"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"gatecontrol/model"
+	"gatecontrol/store"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -39,11 +43,11 @@ func testPeer(id model.PeerID, addr string, change ...func(*model.Peer)) *peer {
 
 func testState() *state {
 	past := testNow.Add(-time.Hour)
-	s := &state{revision: 7, peers: map[model.PeerID]*peer{
-		3: testPeer(3, "10.8.0.9", func(p *model.Peer) { p.Hostname = "nas"; p.Keepalive = 0 }),
-		1: testPeer(1, "10.8.0.2", func(p *model.Peer) { p.Enabled = false; p.Hostname = "off" }),
-		2: testPeer(2, "10.8.0.3", func(p *model.Peer) { p.ExpiresAt = &past }),
-	}, routes: make(map[model.RouteID]*model.Route)}
+	s := &state{revision: 7, peers: []*peer{
+		testPeer(1, "10.8.0.2", func(p *model.Peer) { p.Enabled = false; p.Hostname = "off" }),
+		testPeer(2, "10.8.0.3", func(p *model.Peer) { p.ExpiresAt = &past }),
+		testPeer(3, "10.8.0.9", func(p *model.Peer) { p.Hostname = "nas"; p.Keepalive = 0 }),
+	}}
 	for _, r := range []model.Route{
 		{ID: 1, Type: model.RouteHTTP, Enabled: true, Domain: "nas.example.com", ForceHTTPS: true,
 			// The address is what the peer had when this was written.
@@ -57,7 +61,7 @@ func testState() *state {
 			Target: model.Target{Peer: 1, Port: 22}},
 		{ID: 6, Type: model.RouteHTTP, Enabled: true, Domain: "skipped.example.com", Target: model.Target{Peer: 3, Port: 1}},
 	} {
-		s.routes[r.ID] = &r
+		s.routes = append(s.routes, &r)
 	}
 	return s
 }
@@ -83,32 +87,134 @@ func TestCompileGolden(t *testing.T) {
 	}
 }
 
-// TestCompileIsPure compiles the same state again and again: maps come in any
-// order, plans must not.
-func TestCompileIsPure(t *testing.T) {
-	s := testState()
-	want, err := json.Marshal(compile(s, &testFacts, nil, testNow))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for range 50 {
-		got, err := json.Marshal(compile(s, &testFacts, nil, testNow))
+// TestRecompileEqualsCompile makes random changes and compiles only what they
+// concern: the plan must be the one that compiling everything gives.
+func TestRecompileEqualsCompile(t *testing.T) {
+	db := newGateway(t).db
+	db.SetPrepare(nil)
+	rnd := rand.New(rand.NewPCG(1, 2))
+	text := func(p *Plan) string {
+		raw, err := json.MarshalIndent(p, "", " ")
 		if err != nil {
 			t.Fatal(err)
 		}
-		if string(got) != string(want) {
-			t.Fatalf("two plans of one state:\n%s\n%s", want, got)
+		return string(raw)
+	}
+	current := new(state)
+	plan := compile(current, &testFacts, nil, testNow)
+	fails := errors.New("left out")
+	for range 500 {
+		skip := make(map[model.RouteID]error)
+		for _, r := range current.routes {
+			if rnd.IntN(4) == 0 {
+				skip[r.ID] = fails
+			}
 		}
+		plan = compile(current, &testFacts, skip, testNow)
+		if err := db.Update(t.Context(), func(tx *store.Tx) error {
+			for range 1 + rnd.IntN(3) {
+				if err := randomChange(tx, rnd, current); err != nil {
+					return err
+				}
+			}
+			next, d, err := current.after(tx, db.Sealer(), skip)
+			if err != nil {
+				return err
+			}
+			for _, id := range d.routes {
+				delete(skip, id)
+			}
+			plan = recompile(plan, d.scope, next, &testFacts, skip, testNow)
+			whole, unreadable := load(tx, db.Sealer())
+			if len(unreadable) > 0 {
+				t.Fatal(unreadable)
+			}
+			if diff := cmp.Diff(text(compile(whole, &testFacts, skip, testNow)), text(plan)); diff != "" {
+				t.Fatalf("%+v (-compiled +recompiled):\n%s", d, diff)
+			}
+			current = next
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(current.peers) == 0 || len(current.routes) == 0 {
+		t.Error("the changes left nothing to compare")
 	}
 }
 
-func TestCheckRefusesDanglingReferences(t *testing.T) {
-	s := testState()
-	if err := s.check(); err != nil {
-		t.Fatal(err)
+// randomChange adds, changes or deletes a peer or a route.
+func randomChange(tx *store.Tx, rnd *rand.Rand, s *state) error {
+	addr := netip.AddrFrom4([4]byte{10, 8, byte(1 + rnd.IntN(250)), byte(rnd.IntN(250))}).String()
+	switch n := rnd.IntN(6); {
+	case n == 0 || len(s.peers) < 3:
+		p := testPeer(0, addr).Peer
+		p.Name, p.PublicKey, p.Hostname = "peer at "+addr, model.NewPrivateKey().Public(), strings.ReplaceAll(addr, ".", "-")
+		return ignoreDuplicate(store.Peers.Insert(tx, p))
+	case n == 1:
+		p, err := store.Peers.Get(tx, s.peers[rnd.IntN(len(s.peers))].ID)
+		if err != nil || p == nil {
+			return err
+		}
+		switch rnd.IntN(5) {
+		case 0:
+			p.Enabled = !p.Enabled
+		case 1:
+			p.Name = "renamed " + addr
+		case 2:
+			p.Hostname = "h" + strings.ReplaceAll(addr, ".", "-")
+		case 3:
+			p.AllowedIPs = []netip.Prefix{netip.PrefixFrom(netip.MustParseAddr(addr), 32)}
+		case 4:
+			p.Keepalive++
+		}
+		return ignoreDuplicate(store.Peers.Put(tx, p))
+	case n == 2:
+		id := s.peers[rnd.IntN(len(s.peers))].ID
+		routes, err := store.Routes.FindAll(tx, "peer", id.String())
+		if err != nil {
+			return err
+		}
+		for _, r := range routes {
+			r.Target.Peer, r.Enabled = 0, false
+			if err := store.Routes.Put(tx, r); err != nil {
+				return err
+			}
+		}
+		_, err = store.Peers.Delete(tx, id)
+		return err
+	case n == 3 && len(s.routes) > 3:
+		_, err := store.Routes.Delete(tx, s.routes[rnd.IntN(len(s.routes))].ID)
+		return err
 	}
-	delete(s.peers, 3)
-	if err := s.check(); err == nil {
-		t.Error("a route to a peer that does not exist passed")
+	if len(s.routes) > 0 && rnd.IntN(3) == 0 { // written as it is
+		r, err := store.Routes.Get(tx, s.routes[rnd.IntN(len(s.routes))].ID)
+		if err != nil || r == nil {
+			return err
+		}
+		return store.Routes.Put(tx, r)
 	}
+	r := &model.Route{Enabled: rnd.IntN(3) > 0, Type: model.RouteHTTP, Domain: "d" + strings.ReplaceAll(addr, ".", "-") + ".example.com"}
+	if len(s.routes) > 0 && rnd.IntN(2) == 0 {
+		r.ID = s.routes[rnd.IntN(len(s.routes))].ID
+	}
+	r.Target = model.Target{Addr: netip.MustParseAddr("9.9.9.9"), Port: uint16(1 + rnd.IntN(9))}
+	if p, err := store.Peers.Get(tx, s.peers[rnd.IntN(len(s.peers))].ID); err == nil && p != nil && rnd.IntN(3) > 0 {
+		r.Target.Peer = p.ID
+	}
+	if rnd.IntN(3) == 0 {
+		r.Type, r.L4 = model.RouteL4, &model.L4{Network: "tcp", Ports: model.PortRange{First: 5000, Last: 5000}, TLS: model.TLSNone}
+	}
+	if r.ID != 0 {
+		return ignoreDuplicate(store.Routes.Put(tx, r))
+	}
+	return ignoreDuplicate(store.Routes.Insert(tx, r))
+}
+
+// ignoreDuplicate takes a clash in a unique index for no change.
+func ignoreDuplicate(err error) error {
+	if _, ok := errors.AsType[*store.DuplicateError](err); ok {
+		return nil
+	}
+	return err
 }

@@ -12,11 +12,11 @@ const (
 	lastRetry  = 5 * time.Minute
 )
 
-// Apply brings the planes to the stored state, whatever they run now. Routes
-// that cannot be applied are left out, logged and named by Skipped.
+// Apply brings the planes to the stored state. Peers and routes that cannot be
+// applied are left out and logged; Skipped names the routes.
 func (r *Reconciler) Apply(ctx context.Context) error { return r.DB.Apply(ctx) }
 
-// Run applies again, with growing pauses, as long as routes are left out. It
+// Run applies again, with growing pauses, as long as something is left out. It
 // returns when ctx ends.
 func (r *Reconciler) Run(ctx context.Context) error {
 	wait := firstRetry
@@ -36,7 +36,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			r.Log.Error("the stored state cannot be applied", "err", err)
 		}
 		if wait = min(2*wait, lastRetry); !r.incomplete() {
-			r.Log.Info("every stored route serves again")
+			r.Log.Info("every stored peer and route serves again")
 		}
 	}
 }
@@ -44,5 +44,5 @@ func (r *Reconciler) Run(ctx context.Context) error {
 func (r *Reconciler) incomplete() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return len(r.skipped) > 0
+	return len(r.skipped) > 0 || r.state != nil && r.state.partial
 }

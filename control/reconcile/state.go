@@ -1,20 +1,23 @@
 package reconcile
 
 import (
+	"cmp"
 	"fmt"
-	"maps"
+	"slices"
 
 	"gatecontrol/model"
 	"gatecontrol/store"
 )
 
-// state is intent, decoded. It is never written once it is the current one: a
-// transaction gets a copy whose maps share the records that it left alone, so
-// that one change among 10,000 records costs a copy of pointers.
+// state is intent, decoded. Both lists are in the order of ids. It is never
+// written once it is the current one: a transaction gets lists of its own that
+// share the records which it left alone, so that one change among 10,000 records
+// costs a copy of pointers.
 type state struct {
 	revision model.Revision
-	peers    map[model.PeerID]*peer
-	routes   map[model.RouteID]*model.Route
+	peers    []*peer
+	routes   []*model.Route
+	partial  bool // a stored peer is left out, because no plane would take it
 }
 
 // peer is a stored peer and its preshared key, unsealed once.
@@ -23,79 +26,123 @@ type peer struct {
 	psk model.PrivateKey
 }
 
+func (p *peer) compare(id model.PeerID) int { return cmp.Compare(p.ID, id) }
+
+func compareRoute(r *model.Route, id model.RouteID) int { return cmp.Compare(r.ID, id) }
+
+// peer returns a peer, nil if there is none.
+func (s *state) peer(id model.PeerID) *peer { return find(s.peers, id, (*peer).compare) }
+
+// route returns a route, nil if there is none.
+func (s *state) route(id model.RouteID) *model.Route { return find(s.routes, id, compareRoute) }
+
+func find[E, K any](list []*E, key K, compare func(*E, K) int) *E {
+	if i, ok := slices.BinarySearchFunc(list, key, compare); ok {
+		return list[i]
+	}
+	return nil
+}
+
+// replace puts e where key belongs, in place of what was there; nil takes that out.
+func replace[E, K any](list []*E, key K, e *E, compare func(*E, K) int) []*E {
+	i, found := slices.BinarySearchFunc(list, key, compare)
+	switch {
+	case found && e == nil:
+		return slices.Delete(list, i, i+1)
+	case found:
+		list[i] = e
+	case e != nil:
+		return slices.Insert(list, i, e)
+	}
+	return list
+}
+
 // load reads everything. Records that cannot be read are left out and returned
 // as errors; one of them must not keep the rest from serving.
 func load(tx *store.Tx, sealer *store.Sealer) (s *state, unreadable []error) {
-	s = &state{
-		revision: tx.Revision(),
-		peers:    make(map[model.PeerID]*peer),
-		routes:   make(map[model.RouteID]*model.Route),
-	}
-	for p, err := range store.Peers.All(tx) {
+	s = &state{revision: tx.Revision()}
+	for stored, err := range store.Peers.All(tx) {
+		var p *peer
 		if err == nil {
-			err = s.addPeer(p, sealer)
+			p, err = open(stored, sealer)
 		}
 		if err != nil {
 			unreadable = append(unreadable, err)
+			continue
 		}
+		s.peers = append(s.peers, p)
 	}
 	for r, err := range store.Routes.All(tx) {
 		if err != nil {
 			unreadable = append(unreadable, err)
 			continue
 		}
-		s.routes[r.ID] = r
+		s.routes = append(s.routes, r)
 	}
 	return s, unreadable
 }
 
-// after returns the state that tx leads to from s, and the routes that it
-// touched.
-func (s *state) after(tx *store.Tx, sealer *store.Sealer) (next *state, touched []model.RouteID, err error) {
-	next = &state{revision: tx.Revision(), peers: maps.Clone(s.peers), routes: maps.Clone(s.routes)}
+func open(p *model.Peer, sealer *store.Sealer) (*peer, error) {
+	psk, err := sealer.OpenKey(p.PresharedKey)
+	if err != nil {
+		return nil, fmt.Errorf("preshared key of peer %s (%d): %w", p.Name, p.ID, err)
+	}
+	return &peer{p, psk}, nil
+}
+
+// after returns the state that tx leads to from s, and what is different there.
+// Routes in skip count as absent before: no plane has them.
+func (s *state) after(tx *store.Tx, sealer *store.Sealer, skip map[model.RouteID]error) (*state, difference, error) {
+	next := &state{tx.Revision(), slices.Clone(s.peers), slices.Clone(s.routes), s.partial}
+	var d difference
 	for _, c := range tx.Changes() {
 		switch c.Table {
 		case store.Peers.Name():
 			id := store.Peers.Key(c.Key)
-			delete(next.peers, id)
-			p, err := store.Peers.Get(tx, id)
-			if err == nil && p != nil {
-				err = next.addPeer(p, sealer)
+			var now *peer
+			stored, err := store.Peers.Get(tx, id)
+			if err == nil && stored != nil {
+				now, err = open(stored, sealer)
 			}
 			if err != nil {
-				return nil, nil, err
+				return nil, d, err
 			}
+			d.addPeer(id, s.peer(id), now)
+			next.peers = replace(next.peers, id, now, (*peer).compare)
 		case store.Routes.Name():
 			id := store.Routes.Key(c.Key)
-			touched = append(touched, id)
-			delete(next.routes, id)
-			r, err := store.Routes.Get(tx, id)
+			now, err := store.Routes.Get(tx, id)
 			if err != nil {
-				return nil, nil, err
+				return nil, d, err
 			}
-			if r != nil {
-				next.routes[id] = r
+			was := s.route(id)
+			if skip[id] != nil {
+				was = nil
 			}
+			d.addRoute(id, was, now)
+			next.routes = replace(next.routes, id, now, compareRoute)
 		}
 	}
-	return next, touched, next.check()
+	return next, d, next.check(d)
 }
 
-func (s *state) addPeer(p *model.Peer, sealer *store.Sealer) error {
-	psk, err := sealer.OpenKey(p.PresharedKey)
-	if err != nil {
-		return fmt.Errorf("preshared key of peer %s (%d): %w", p.Name, p.ID, err)
+// check refuses what d makes dangle, whoever wrote it. A route that was left out
+// because its peer cannot be read does not stand in the way of other changes.
+func (s *state) check(d difference) error {
+	for _, id := range d.routes {
+		if r := s.route(id); r != nil && r.Enabled && s.orphaned(r) {
+			return fmt.Errorf("route %d refers to peer %d, which does not exist", id, r.Target.Peer)
+		}
 	}
-	s.peers[p.ID] = &peer{p, psk}
+	for _, id := range d.gonePeers {
+		if i := slices.IndexFunc(s.routes, func(r *model.Route) bool { return r.Target.Peer == id }); i >= 0 {
+			return fmt.Errorf("route %d refers to peer %d, which is being deleted", s.routes[i].ID, id)
+		}
+	}
 	return nil
 }
 
-// check refuses a state whose references dangle, whoever wrote it.
-func (s *state) check() error {
-	for id, r := range s.routes {
-		if ref := r.Target.Peer; ref != 0 && s.peers[ref] == nil {
-			return fmt.Errorf("route %d refers to peer %d, which does not exist", id, ref)
-		}
-	}
-	return nil
+// orphaned reports whether r leads to a peer that is not there.
+func (s *state) orphaned(r *model.Route) bool {
+	return r.Target.Peer != 0 && s.peer(r.Target.Peer) == nil
 }

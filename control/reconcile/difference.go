@@ -1,0 +1,54 @@
+package reconcile
+
+import "gatecontrol/model"
+
+// difference is what a transaction changed, as far as planes can tell.
+type difference struct {
+	scope
+	routes    []model.RouteID // written or deleted
+	gonePeers []model.PeerID
+}
+
+// scope names the shares of a plan that have to be compiled anew. It may name
+// one too many, but never one too few.
+type scope struct{ netstack, dns, l4, proxy bool }
+
+var everything = scope{true, true, true, true}
+
+// addPeer notes that a peer was what was is and becomes now; nil is absent.
+func (d *difference) addPeer(id model.PeerID, was, now *peer) {
+	d.netstack = true
+	switch {
+	case now == nil:
+		d.dns = true
+		d.gonePeers = append(d.gonePeers, id)
+	case was == nil:
+		d.dns = true // a route to a new peer is new, too
+	default:
+		moved := was.Address() != now.Address()
+		d.dns = d.dns || moved || was.Hostname != now.Hostname
+		d.l4 = d.l4 || moved
+		d.proxy = d.proxy || moved || was.Name != now.Name
+	}
+}
+
+// addRoute is the same for a route.
+func (d *difference) addRoute(id model.RouteID, was, now *model.Route) {
+	d.routes = append(d.routes, id)
+	for _, r := range []*model.Route{was, now} {
+		if r == nil || !r.Enabled {
+			continue
+		}
+		d.l4 = d.l4 || r.Type == model.RouteL4
+		d.proxy = d.proxy || r.Type == model.RouteHTTP
+	}
+	d.dns = d.dns || publishes(was) != publishes(now)
+}
+
+// publishes returns the name that a route has resolved, if any.
+func publishes(r *model.Route) string {
+	if r == nil || !r.Enabled {
+		return ""
+	}
+	return r.Domain
+}
