@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 
 	"gatecontrol/model"
@@ -33,6 +34,8 @@ func (s *Server) dashboard(ctx context.Context, r *request, _ *none) (responder,
 		"PeerTotal": total, "RouteTotal": routeTotal, "BaseURL": s.BaseURL.String(), "Version": s.Version, "Health": s.Health(),
 		"Password": passwordPage{},
 	}
+	proxy := s.Proxy()
+	data["HTTPPort"], data["HTTPSPort"] = portSuffix(proxy.HTTPPort, 80), portSuffix(proxy.HTTPSPort, 443)
 	rows := make([]peerView, len(peers))
 	for i := range peers {
 		rows[i] = viewPeer(&peers[i])
@@ -43,6 +46,14 @@ func (s *Server) dashboard(ctx context.Context, r *request, _ *none) (responder,
 	}
 	data["Peers"], data["Routes"] = rows, targets
 	return s.userPage(r, http.StatusOK, "dashboard.html", data)
+}
+
+// portSuffix is what a link needs behind the host: nothing for the usual port.
+func portSuffix(port, usual uint16) string {
+	if port == 0 || port == usual {
+		return ""
+	}
+	return fmt.Sprintf(":%d", port)
 }
 
 type passwordForm struct {

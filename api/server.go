@@ -65,6 +65,8 @@ type Proxy struct {
 	Started    time.Time
 	HTTPRoutes int
 	L4Routes   int
+	HTTPPort   uint16 // of this host
+	HTTPSPort  uint16
 }
 
 // Health tells which parts work.

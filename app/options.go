@@ -21,12 +21,13 @@ type Options struct {
 	DataDir  string `name:"data-dir" env:"GC_DATA_DIR,GC_DATA_PATH" default:"./data" help:"Directory for everything that is kept."`
 	LogLevel string `name:"log-level" env:"GC_LOG_LEVEL" default:"info" enum:"silent,fatal,error,warn,info,debug,trace" help:"Least severity to log: ${enum}."`
 
-	Host        string `name:"host" env:"GC_HOST" default:"127.0.0.1" help:"Address of the plain admin port."`
-	Port        uint16 `name:"port" env:"GC_PORT" default:"3000" help:"The plain admin port."`
-	BaseURL     string `name:"base-url" env:"GC_BASE_URL" placeholder:"http://localhost:3000" help:"Where people and clients reach the administration."`
-	HTTPListen  string `name:"http-listen" env:"GC_HTTP_LISTEN" placeholder:":80" help:"Plain web port; :8080 where binding :80 is not permitted."`
-	HTTPSListen string `name:"https-listen" env:"GC_HTTPS_LISTEN" placeholder:":443" help:"TLS web port; :8443 where binding :443 is not permitted."`
-	TLSIssuer   string `name:"tls-issuer" env:"GC_TLS_ISSUER" default:"auto" enum:"auto,internal" help:"Who issues certificates: ${enum}."`
+	Host         string   `name:"host" env:"GC_HOST" default:"127.0.0.1" help:"Address of the plain admin port."`
+	Port         uint16   `name:"port" env:"GC_PORT" default:"3000" help:"The plain admin port."`
+	BaseURL      string   `name:"base-url" env:"GC_BASE_URL" placeholder:"http://localhost:3000" help:"Where people and clients reach the administration."`
+	AllowedHosts []string `name:"allowed-hosts" env:"GC_ALLOWED_HOSTS" help:"More names under which the admin port answers."`
+	HTTPListen   string   `name:"http-listen" env:"GC_HTTP_LISTEN" placeholder:":80" help:"Plain web port; :8080 where binding :80 is not permitted."`
+	HTTPSListen  string   `name:"https-listen" env:"GC_HTTPS_LISTEN" placeholder:":443" help:"TLS web port; :8443 where binding :443 is not permitted."`
+	TLSIssuer    string   `name:"tls-issuer" env:"GC_TLS_ISSUER" default:"auto" enum:"auto,internal" help:"Who issues certificates: ${enum}."`
 
 	TrustedProxies []netip.Prefix `name:"trusted-proxies" env:"GC_TRUSTED_PROXIES" help:"Networks whose X-Forwarded headers are believed."`
 

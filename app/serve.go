@@ -170,14 +170,17 @@ func (a *App) apiOptions() api.Options {
 			return api.WG{Running: t.Running, PublicKey: t.PublicKey, ListenPort: t.ListenPort, Peers: t.Peers}
 		},
 		Proxy: func() api.Proxy {
-			p := api.Proxy{Running: a.serving(), Started: a.started}
+			p := api.Proxy{
+				Running: a.serving(), Started: a.started,
+				HTTPPort: portOf(a.web.http), HTTPSPort: portOf(a.web.https),
+			}
 			if plan := a.reconciler.Plan(); plan != nil {
 				p.HTTPRoutes, p.L4Routes = len(plan.Proxy.Routes), len(plan.L4.Routes)
 			}
 			return p
 		},
 		Health: func() api.Health {
-			return api.Health{DB: a.db.Healthy() == nil, WireGuard: a.tunnel.Status().Running, Proxy: a.serving()}
+			return api.Health{DB: a.db.Healthy() == nil, WireGuard: a.tunnel.Running(), Proxy: a.serving()}
 		},
 		Traffic: func() api.Traffic {
 			today, rate := a.traffic.Today()
@@ -187,7 +190,7 @@ func (a *App) apiOptions() api.Options {
 			}
 		},
 		Reload: a.reload, DNS: api.DNS{Enabled: a.resolver != nil, Domain: s.DNSDomain, Gateway: s.WGGateway},
-		BaseURL: s.baseURL, AdminUser: s.AdminUser, Version: a.version,
+		BaseURL: s.baseURL, AllowedHosts: s.AllowedHosts, AdminUser: s.AdminUser, Version: a.version,
 		LoginLimit: s.RateLimitLogin, APILimit: s.RateLimitAPI, Now: a.now,
 	}
 }

@@ -65,13 +65,14 @@ const (
 	ScopeClientTraffic  Scope = "client:traffic"
 	ScopeClientDNS      Scope = "client:dns"
 	ScopeClientRDP      Scope = "client:rdp"
+	ScopeGateway        Scope = "gateway" // a valid name that opens nothing here: gateways have tokens of their own
 )
 
 // Scopes lists every scope that a token can have.
 func Scopes() []Scope {
 	return []Scope{
 		ScopeFull, ScopeReadOnly, ScopePeers, ScopeRoutes, ScopeSettings, ScopeWebhooks, ScopeLogs,
-		ScopeSystem, ScopeBackup, ScopeClient, ScopeClientServices, ScopeClientTraffic, ScopeClientDNS, ScopeClientRDP,
+		ScopeSystem, ScopeBackup, ScopeClient, ScopeClientServices, ScopeClientTraffic, ScopeClientDNS, ScopeClientRDP, ScopeGateway,
 	}
 }
 

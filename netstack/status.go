@@ -22,6 +22,9 @@ type ExitStatus struct {
 	UDPFlows int
 }
 
+// Running reports whether the device takes packets. It costs nothing.
+func (d *Device) Running() bool { return d.running.Load() }
+
 // Status reads the device. Peers are in the order of the config. It takes time
 // in proportion to their number and disturbs no traffic.
 func (d *Device) Status() Status {

@@ -81,11 +81,20 @@ func compileNetstack(s *state, f *Facts, now time.Time) *netstack.Config {
 		if p.Live(now) {
 			c.Peers = append(c.Peers, netstack.Peer{
 				Name: p.Name, PublicKey: p.PublicKey, PresharedKey: p.psk,
-				AllowedIPs: p.AllowedIPs, Keepalive: p.Keepalive,
+				AllowedIPs: p.AllowedIPs, Keepalive: p.Keepalive, ServerPorts: companionPorts(p.Gateway),
 			})
 		}
 	}
 	return c
+}
+
+// companionPorts are those of a home gateway that no other peer may open: it
+// serves whoever reaches them.
+func companionPorts(g *model.GatewayAccess) []uint16 {
+	if g == nil {
+		return nil
+	}
+	return []uint16{g.APIPort, g.ProxyPort}
 }
 
 func compileDNS(s *state, f *Facts, routes []*model.Route) *dns.Config {

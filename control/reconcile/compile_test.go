@@ -46,7 +46,11 @@ func testState() *state {
 	s := &state{revision: 7, peers: []*peer{
 		testPeer(1, "10.8.0.2", func(p *model.Peer) { p.Enabled = false; p.Hostname = "off" }),
 		testPeer(2, "10.8.0.3", func(p *model.Peer) { p.ExpiresAt = &past }),
-		testPeer(3, "10.8.0.9", func(p *model.Peer) { p.Hostname = "nas"; p.Keepalive = 0 }),
+		testPeer(3, "10.8.0.9", func(p *model.Peer) {
+			p.Hostname = "nas"
+			p.Keepalive = 0
+			p.Gateway = &model.GatewayAccess{APIPort: 9876, ProxyPort: 8080}
+		}),
 	}}
 	for _, r := range []model.Route{
 		{ID: 1, Type: model.RouteHTTP, Enabled: true, Domain: "nas.example.com", ForceHTTPS: true,
