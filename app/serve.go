@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/net/netutil"
+
 	"gatecontrol/api"
 	"gatecontrol/control/events"
 	"gatecontrol/model"
@@ -23,6 +25,11 @@ const (
 	apiReadTimeout = 60 * time.Second
 	apiIdleTimeout = 120 * time.Second
 	apiHeadBytes   = 32 << 10
+
+	// Connections of the plain admin port at once. It is for a person and a few
+	// programs; the web ports, which strangers reach, have a limit of their own
+	// that leaves file descriptors for this one.
+	adminConns = 256
 
 	// From the head of a request to the end of the answer, so also for a client
 	// that does not read: the longest answer is a backup.
@@ -101,7 +108,7 @@ func (a *App) serve(ctx context.Context) error {
 	for _, ln := range a.web.secure {
 		a.loop(func() error { return a.proxy.ServeTLS(ln) })
 	}
-	a.openDoor(a.serveHTTP(a.web.admin, a.api.Handler()))
+	a.openDoor(a.serveHTTP(netutil.LimitListener(a.web.admin, adminConns), a.api.Handler()))
 	if a.web.local != nil {
 		a.openDoor(a.serveHTTP(a.web.local, a.api.LocalHandler()))
 	}
