@@ -216,19 +216,6 @@ func TestDamagedHintNamesCopy(t *testing.T) {
 	}
 }
 
-func TestUnreadableFile(t *testing.T) {
-	if os.Getuid() == 0 {
-		t.Skip("nothing is unreadable for this user")
-	}
-	dir := usedDir(t)
-	path := filepath.Join(dir, IntentFile)
-	if err := os.Chmod(path, 0); err != nil {
-		t.Fatal(err)
-	}
-	_, err := Open(testOptions(t, dir))
-	wantUnavailable(t, err, IntentFile)
-}
-
 func TestCopyUnderWrites(t *testing.T) {
 	dir := t.TempDir()
 	db := open(t, dir)

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -27,6 +28,7 @@ type instance struct {
 	bin, dir string
 	port     int
 	env      []string
+	user     *syscall.Credential // nil: who runs the test
 }
 
 func newInstance(t *testing.T) *instance {
@@ -45,6 +47,7 @@ func (i *instance) run(t *testing.T, extra []string, args ...string) (stdout, st
 	defer cancel()
 	cmd := exec.CommandContext(ctx, i.bin, args...)
 	cmd.Env = append(i.env, extra...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: i.user}
 	var out, errs strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err := cmd.Run()
@@ -107,6 +110,8 @@ func TestRefusesToStart(t *testing.T) {
 			}
 			return nil
 		}, ".encryption_key is missing"},
+		{"unreadable store", unreadable("gatecontrol.db"), "gatecontrol.db cannot be"},
+		{"unreadable key", unreadable(".encryption_key"), ".encryption_key cannot be read"},
 		{"taken web port", func(t *testing.T, i *instance) []string {
 			return []string{"GC_HTTPS_LISTEN=" + hold(t)}
 		}, "GC_HTTPS_LISTEN: another process uses the port"},
@@ -149,6 +154,30 @@ func TestRefusesToStart(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// unreadable takes the rights to a file away. Nothing is unreadable for root,
+// so then the server runs as somebody else, who owns all the rest.
+func unreadable(name string) func(*testing.T, *instance) []string {
+	return func(t *testing.T, i *instance) []string {
+		if os.Getuid() == 0 {
+			i.user = &syscall.Credential{Uid: 65534, Gid: 65534}
+			for _, path := range []string{i.dir, filepath.Join(i.dir, "gatecontrol.db"), filepath.Join(i.dir, "history.db"), filepath.Join(i.dir, ".encryption_key")} {
+				if err := os.Chown(path, 65534, 65534); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for dir := filepath.Dir(i.dir); dir != os.TempDir(); dir = filepath.Dir(dir) {
+				if err := os.Chmod(dir, 0o711); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if err := os.Chmod(filepath.Join(i.dir, name), 0); err != nil {
+			t.Fatal(err)
+		}
+		return nil
 	}
 }
 
