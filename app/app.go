@@ -169,7 +169,7 @@ func (a *App) startTunnel(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("the key of this server: %w", err)
 	}
-	if a.authority, err = loadAuthority(ctx, a.db, s.DataDir); err != nil {
+	if a.authority, err = loadAuthority(ctx, a.db, s.DataDir, a.log); err != nil {
 		return fmt.Errorf("the certificate authority of this server: %w", err)
 	}
 	a.tunnel, err = netstack.New(netstack.Options{

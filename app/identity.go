@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"log/slog"
+	"os"
 	"path/filepath"
 
 	"gatecontrol/model"
@@ -56,7 +58,7 @@ type authorityPEM struct {
 
 // loadAuthority returns our certificate authority, made at the first start, and
 // leaves its certificate beside the store.
-func loadAuthority(ctx context.Context, db *store.DB, dir string) (*proxy.Authority, error) {
+func loadAuthority(ctx context.Context, db *store.DB, dir string, log *slog.Logger) (*proxy.Authority, error) {
 	var kept authorityPEM
 	err := db.Update(ctx, func(tx *store.Tx) error {
 		raw, err := openSecret(db, tx, secretCA)
@@ -81,10 +83,23 @@ func loadAuthority(ctx context.Context, db *store.DB, dir string) (*proxy.Author
 	if err != nil {
 		return nil, err
 	}
-	return ca, store.WriteFile(filepath.Join(dir, caFile), func(w io.Writer) error {
-		_, err := io.Copy(w, bytes.NewReader(kept.Cert))
+	leaveCertificate(filepath.Join(dir, caFile), kept.Cert, log)
+	return ca, nil
+}
+
+// leaveCertificate keeps a copy of the certificate for people. It is in the
+// store as well, so a disk that is full must not stop the start.
+func leaveCertificate(path string, cert []byte, log *slog.Logger) {
+	if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, cert) {
+		return
+	}
+	err := store.WriteFile(path, func(w io.Writer) error {
+		_, err := w.Write(cert)
 		return err
 	})
+	if err != nil {
+		log.Warn("the certificate of our authority could not be written for people to trust", "path", path, "err", err)
+	}
 }
 
 func openSecret(db *store.DB, tx *store.Tx, name string) ([]byte, error) {

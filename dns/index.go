@@ -121,11 +121,11 @@ func (x *index) addRecord(zone string, r Record) error {
 	if len(full) > maxName {
 		return model.Invalid("hostname", "%q is too long below the zone", r.Name)
 	}
-	if err := x.addHost(full, r.Name, entry{kind: hostName, addr: r.Addr.As4()}); err != nil {
+	if err := x.addHost("hostname", full, r.Name, entry{kind: hostName, addr: r.Addr.As4()}); err != nil {
 		return err
 	}
 	if parent(rel) == "\x00" {
-		if err := x.addHost(rel, r.Name, entry{kind: hostName, addr: r.Addr.As4()}); err != nil {
+		if err := x.addHost("hostname", rel, r.Name, entry{kind: hostName, addr: r.Addr.As4()}); err != nil {
 			return err
 		}
 		x.hold(rel)
@@ -148,24 +148,24 @@ func (x *index) addDomain(domain string) error {
 	if x.depth(wire) > 0 {
 		e.kind = hostName // nothing of it is asked upstream
 	}
-	if err := x.addHost(wire, domain, e); err != nil {
+	if err := x.addHost("domain", wire, domain, e); err != nil {
 		return err
 	}
 	x.hold(wire)
 	return nil
 }
 
-// addHost enters a name unless it has another address already.
-func (x *index) addHost(wire, shown string, e entry) error {
+// addHost enters a name, which the field asks for, unless it has another address already.
+func (x *index) addHost(field, wire, shown string, e entry) error {
 	old, taken := x.names[wire]
 	switch {
 	case !taken || old.kind == emptyName:
 		e.holders = old.holders
 		x.names[wire] = e
 	case old.kind == zoneApex:
-		return model.Conflict("hostname", "the name %q is reserved", shown)
+		return model.Conflict(field, "the name %q is reserved", shown)
 	case old.addr != e.addr:
-		return model.Conflict("hostname", "the name %q is given to two addresses", shown)
+		return model.Conflict(field, "the name %q is given to two addresses", shown)
 	}
 	return nil
 }

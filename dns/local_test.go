@@ -138,8 +138,8 @@ func TestPrepareRefuses(t *testing.T) {
 		field  string
 	}{
 		{"two addresses", Config{Records: []Record{{"nas", a}, {"NAS", b}}}, model.KindConflict, "hostname"},
-		{"domain of a record", Config{Address: tunnelAddr, Records: []Record{{"nas", a}}, Domains: []string{"nas.gc.internal"}}, model.KindConflict, "hostname"},
-		{"the zone itself", Config{Address: tunnelAddr, Domains: []string{"gc.internal"}}, model.KindConflict, "hostname"},
+		{"domain of a record", Config{Address: tunnelAddr, Records: []Record{{"nas", a}}, Domains: []string{"nas.gc.internal"}}, model.KindConflict, "domain"},
+		{"the zone itself", Config{Address: tunnelAddr, Domains: []string{"gc.internal"}}, model.KindConflict, "domain"},
 		{"localhost", Config{Records: []Record{{"localhost", a}}}, model.KindConflict, "hostname"},
 		{"space", Config{Records: []Record{{"my nas", a}}}, model.KindInvalid, "hostname"},
 		{"empty", Config{Records: []Record{{"", a}}}, model.KindInvalid, "hostname"},

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 )
 
 // parsed is a text, and what a Parse function makes of it; no means that it is
@@ -147,7 +148,7 @@ func TestParseExpiry(t *testing.T) {
 func TestParseTags(t *testing.T) {
 	check(t, "tags", ParseTags, []parsed{
 		{"", ""}, {"NAS, home", "NAS, home"}, {",,", ",,"}, {strings.Repeat("ü", 64), strings.Repeat("ü", 64)}, {strings.Repeat("a", 65), no},
-		{"<b>", no}, {`"`, no}, {"a\nb", no}, {"a\tb", no}, {"a\rb", no}, {strings.Repeat("a,", 1025), no},
+		{"<b>", no}, {`"`, no}, {"a\nb", no}, {"a\tb", no}, {"a\rb", no}, {"a\x00b", no}, {"a\x1b[2J", no}, {"a\u0085b", no}, {strings.Repeat("a,", 1025), no},
 	})
 }
 
@@ -266,7 +267,7 @@ func FuzzParse(f *testing.F) {
 			if name != "tags" && name != "description" && !oneLine.MatchString(got) {
 				t.Errorf("%s: %q became %q", name, s, got)
 			}
-			if name == "tags" && strings.ContainsAny(got, "<>\"\r\n") {
+			if name == "tags" && (strings.ContainsAny(got, `<>"`) || strings.ContainsFunc(got, unicode.IsControl)) {
 				t.Errorf("tags: %q", got)
 			}
 			if again, err := parse(got); err != nil || again != got {

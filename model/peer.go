@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // PeerType tells a plain WireGuard peer from a home gateway, which forwards
@@ -183,8 +184,8 @@ func ParseTags(s string) (string, error) {
 		return "", Invalid("tags", "must be at most 2048 characters in all")
 	}
 	for tag := range strings.SplitSeq(s, ",") {
-		if len([]rune(strings.TrimSpace(tag))) > 64 || strings.ContainsAny(tag, "<>\"\n\r\t") {
-			return "", Invalid("tags", "each tag must be at most 64 characters without < > \" or line breaks")
+		if len([]rune(strings.TrimSpace(tag))) > 64 || strings.ContainsAny(tag, `<>"`) || strings.ContainsFunc(tag, unicode.IsControl) {
+			return "", Invalid("tags", "each tag must be at most 64 characters without < > \" or control characters")
 		}
 	}
 	return s, nil

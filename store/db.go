@@ -19,6 +19,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -181,6 +182,9 @@ func (db *DB) Update(ctx context.Context, f func(*Tx) error) error {
 // Apply asks what SetPrepare gave for the state as it is stored, as at start and
 // after a plane lost something. Changes is empty then. No writer runs meanwhile.
 func (db *DB) Apply(ctx context.Context) error {
+	if db.prepare == nil {
+		return nil
+	}
 	db.writer.Lock()
 	defer db.writer.Unlock()
 	return db.View(func(tx *Tx) error {
@@ -194,35 +198,62 @@ func (db *DB) Apply(ctx context.Context) error {
 
 // UpdateHistory runs f in the one write transaction of the history file.
 func (db *DB) UpdateHistory(f func(*Tx) error) error {
-	btx, err := db.history.Begin(true)
+	btx, err := db.history.Begin(true) // waits for the one before
 	if err != nil {
 		return fmt.Errorf("begin: %w", err)
 	}
 	defer func() { _ = btx.Rollback() }()
+	if err := db.Healthy(); err != nil {
+		return err
+	}
 	if err := f(&Tx{b: btx}); err != nil {
 		return err
 	}
-	return writeError(btx.Commit())
+	return db.commit(btx)
 }
 
 func (db *DB) commit(btx *bbolt.Tx) error {
-	err := writeError(btx.Commit())
-	if err != nil && model.KindOf(err) == model.KindInternal {
-		db.broken.CompareAndSwap(nil, &err)
-		db.log.Error("the store failed to sync; no further writes are taken", "err", err)
+	b, id := btx.DB(), btx.ID()
+	return db.committing(b, id, btx.Commit())
+}
+
+// committing judges what the commit of transaction id of b came back with. After
+// a disk that was full before the header of the file was written, all is as it
+// was. After anything else what is on disk is unknown.
+func (db *DB) committing(b *bbolt.DB, id int, failed error) error {
+	err := writeError(failed)
+	if err == nil || model.KindOf(err) == model.KindUnavailable && !reached(b, id) {
+		return err
 	}
+	err = fmt.Errorf("commit: %w", failed)
+	db.broken.CompareAndSwap(nil, &err)
+	db.log.Error("the store failed to sync; no further writes are taken", "err", err)
 	return err
 }
 
-// writeError tells a full disk, which heals by itself, from the rest.
+// reached reports whether readers of b see transaction id.
+func reached(b *bbolt.DB, id int) bool {
+	seen := true
+	_ = b.View(func(btx *bbolt.Tx) error { seen = btx.ID() >= id; return nil })
+	return seen
+}
+
+// full are the errors of a disk without room, which heals by itself: the disk
+// itself, or a quota.
+var full = [...]syscall.Errno{syscall.ENOSPC, syscall.EDQUOT}
+
+// writeError tells a full disk from the rest. Where bbolt makes a file grow, it
+// hands on nothing but the text of the error.
 func writeError(err error) error {
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		return &model.Error{Kind: model.KindUnavailable, Message: "the disk is full; nothing was changed", Err: err}
+	if err == nil {
+		return nil
 	}
-	if err != nil {
-		return fmt.Errorf("commit: %w", err)
+	for _, e := range full {
+		if errors.Is(err, e) || strings.HasSuffix(err.Error(), e.Error()) {
+			return &model.Error{Kind: model.KindUnavailable, Message: "the disk is full; nothing was changed", Err: err}
+		}
 	}
-	return nil
+	return fmt.Errorf("commit: %w", err)
 }
 
 func view(b *bbolt.DB, f func(*Tx) error) error {

@@ -37,6 +37,7 @@ type Traffic struct {
 
 	mu   sync.Mutex
 	last map[model.PublicKey]reading
+	owed map[model.PublicKey]share // what the store refused, as on a full disk
 	at   time.Time
 	rate Rate
 	day  time.Time // 00:00 UTC of the day that today sums
@@ -45,13 +46,24 @@ type Traffic struct {
 
 type reading struct{ rx, tx uint64 }
 
+// share is what a peer moved since its sums were stored.
+type share struct {
+	reading
+	handshake time.Time
+}
+
+// add counts what came after s.
+func (s share) add(later share) share {
+	return share{reading{s.rx + later.rx, s.tx + later.tx}, later.handshake}
+}
+
 // Rate is bytes per second between the last two samples. Upload is what this
 // server sent to peers.
 type Rate struct{ Upload, Download uint64 }
 
 // NewTraffic returns a Traffic that has seen nothing yet.
 func NewTraffic(o TrafficOptions) *Traffic {
-	return &Traffic{TrafficOptions: o, last: make(map[model.PublicKey]reading)}
+	return &Traffic{TrafficOptions: o, last: make(map[model.PublicKey]reading), owed: make(map[model.PublicKey]share)}
 }
 
 // Run takes a sample now, one per interval, and a last one when ctx ends.
@@ -82,9 +94,9 @@ func (t *Traffic) Sample(ctx context.Context) error {
 
 	t.mu.Lock()
 	sample := model.TrafficSample{At: now}
-	moved := make(map[model.PublicKey]reading, len(status))
+	moved := t.owed
+	t.owed = make(map[model.PublicKey]share)
 	current := make(map[model.PublicKey]reading, len(status))
-	handshakes := make(map[model.PublicKey]time.Time, len(status))
 	for i := range status {
 		s := &status[i]
 		old := t.last[s.PublicKey]
@@ -94,8 +106,7 @@ func (t *Traffic) Sample(ctx context.Context) error {
 		d := reading{s.RxBytes - old.rx, s.TxBytes - old.tx}
 		current[s.PublicKey] = reading{s.RxBytes, s.TxBytes}
 		if d != (reading{}) {
-			moved[s.PublicKey] = d
-			handshakes[s.PublicKey] = s.LastHandshake
+			moved[s.PublicKey] = moved[s.PublicKey].add(share{d, s.LastHandshake})
 		}
 		if s.Online(now) {
 			sample.Peers++
@@ -114,7 +125,21 @@ func (t *Traffic) Sample(ctx context.Context) error {
 	if len(moved) == 0 {
 		return nil
 	}
-	return errors.Join(t.storeCounters(ctx, moved, handshakes), t.storeSample(now, &sample))
+	err := t.storeCounters(ctx, moved)
+	if err != nil {
+		t.owe(moved)
+	}
+	return errors.Join(err, t.storeSample(now, &sample))
+}
+
+// owe keeps what was not stored for the next time.
+func (t *Traffic) owe(moved map[model.PublicKey]share) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for key, later := range t.owed {
+		moved[key] = moved[key].add(later)
+	}
+	t.owed = moved
 }
 
 // Today returns the traffic since 00:00 UTC, and the current rate.
@@ -148,7 +173,7 @@ func (t *Traffic) loadToday() error {
 	})
 }
 
-func (t *Traffic) storeCounters(ctx context.Context, moved map[model.PublicKey]reading, handshakes map[model.PublicKey]time.Time) error {
+func (t *Traffic) storeCounters(ctx context.Context, moved map[model.PublicKey]share) error {
 	return t.DB.Update(ctx, func(tx *store.Tx) error {
 		for key, d := range moved {
 			p, err := store.Peers.Find(tx, "public_key", key.String())
@@ -167,7 +192,7 @@ func (t *Traffic) storeCounters(ctx context.Context, moved map[model.PublicKey]r
 			}
 			c.TotalRx += d.rx
 			c.TotalTx += d.tx
-			c.LastHandshake = handshakes[key].UTC()
+			c.LastHandshake = d.handshake.UTC()
 			if err := store.Counters.Put(tx, c); err != nil {
 				return err
 			}

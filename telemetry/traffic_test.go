@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"context"
 	"log/slog"
 	"net/netip"
 	"testing"
@@ -120,6 +121,38 @@ func TestCountersThatStartOver(t *testing.T) {
 	sample(t, again)
 	if c := u.counters(t, u.peers[0]); c.TotalRx != 135 {
 		t.Errorf("after a restart of the server: %+v", c)
+	}
+}
+
+// TestTrafficWhileTheStoreRefuses keeps what a full disk did not take for when
+// there is room.
+func TestTrafficWhileTheStoreRefuses(t *testing.T) {
+	u := newTunnel(t, 2)
+	tr := u.traffic()
+	refused, cancel := context.WithCancel(t.Context())
+	cancel() // any write fails
+	shake := u.now
+	for range 2 {
+		u.now = u.now.Add(time.Minute)
+		u.status[0].RxBytes += 100
+		u.status[0].LastHandshake = shake
+		if err := tr.Sample(refused); err == nil {
+			t.Fatal("no error")
+		}
+	}
+	u.now = u.now.Add(time.Minute)
+	u.status[0].RxBytes += 5
+	u.status[1].TxBytes += 7
+	sample(t, tr)
+	sample(t, tr)
+	if c := u.counters(t, u.peers[0]); c.TotalRx != 205 || !c.LastHandshake.Equal(shake) {
+		t.Errorf("sums of the first peer: %+v", c)
+	}
+	if c := u.counters(t, u.peers[1]); c.TotalTx != 7 {
+		t.Errorf("sums of the second peer: %+v", c)
+	}
+	if sum, _ := tr.Today(); sum.DownloadBytes != 205 || sum.UploadBytes != 7 {
+		t.Errorf("today: %+v", sum)
 	}
 }
 

@@ -148,6 +148,16 @@ func TestConfigSealedWithAnotherKey(t *testing.T) {
 	}
 }
 
+// A code holds 2331 bytes; the networks of clients are a setting without a bound.
+func TestQRThatDoesNotFit(t *testing.T) {
+	b := newBench(t, "10.8.0.0/24", func(o *Options) {
+		o.Tunnel.AllowedIPs = strings.Repeat("192.168.100.0/24,", 150) + "10.8.0.0/24"
+	})
+	p := b.create(t, "nas")
+	_, _, _, err := b.QR(t.Context(), p.ID)
+	wantError(t, err, model.KindInvalid, "")
+}
+
 func TestQR(t *testing.T) {
 	b := newBench(t, "10.8.0.0/24")
 	p := b.known(t)

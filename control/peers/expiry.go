@@ -2,6 +2,7 @@ package peers
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"gatecontrol/control/events"
@@ -36,6 +37,8 @@ func (s *Service) Run(ctx context.Context) error {
 func (s *Service) step(ctx context.Context) time.Duration {
 	if err := s.Expire(ctx, s.o.Now()); err != nil {
 		if ctx.Err() == nil {
+			// What cannot be written down holds all the same: the planes look at the time.
+			err = errors.Join(err, s.o.DB.Apply(ctx))
 			s.o.Log.Error("expired peers cannot be disabled", "err", err)
 		}
 		return expiryRetry

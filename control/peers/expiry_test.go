@@ -2,11 +2,13 @@ package peers
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"gatecontrol/model"
+	"gatecontrol/store"
 )
 
 func expires(s string) func(*Input) { return func(in *Input) { in.ExpiresAt = model.Value(s) } }
@@ -75,6 +77,29 @@ func TestExpireWritesOnlyWhenDue(t *testing.T) {
 	cancel() // any write would fail
 	if err := b.Expire(ctx, noon); err != nil || len(b.events(t)) != before {
 		t.Errorf("nothing was due, yet something was written: %v", err)
+	}
+}
+
+// applied is what a plane makes of the store.
+type applied struct{ count int }
+
+func (a *applied) Commit() { a.count++ }
+func (a *applied) Abort()  {}
+
+// TestExpiryWhileTheStoreRefuses brings the planes to what the time says, even
+// when that cannot be written down: access ends on a full disk, too.
+func TestExpiryWhileTheStoreRefuses(t *testing.T) {
+	b := newBench(t, "10.8.0.0/24")
+	b.create(t, "due", expires("2026-11-21T12:00:00Z"))
+	var planes applied
+	b.db.SetPrepare(func(_ context.Context, tx *store.Tx) (store.Pending, error) {
+		if len(tx.Changes()) > 0 {
+			return nil, errors.New("no room")
+		}
+		return &planes, nil
+	})
+	if wait := b.step(t.Context()); wait != expiryRetry || planes.count != 1 {
+		t.Errorf("waits %s; the planes were brought up %d times, want once", wait, planes.count)
 	}
 }
 

@@ -64,11 +64,14 @@ func (s *Service) freeHostname(tx *store.Tx, id model.PeerID, base string) (stri
 		}
 		free := other == nil || other.ID == id
 		if full := name + "." + s.o.Zone; free && s.o.Zone != "" {
-			r, err := store.Routes.Find(tx, "domain", full)
-			if err != nil {
-				return "", err
+			for _, typ := range []model.RouteType{model.RouteHTTP, model.RouteL4} {
+				held, err := store.Routes.FindAll(tx, "order", string(typ)+"/"+full)
+				if err != nil {
+					return "", err
+				}
+				free = free && len(held) == 0
 			}
-			free = r == nil && full != s.host
+			free = free && full != s.host
 		}
 		if free {
 			return name, nil

@@ -120,3 +120,15 @@ func TestHostnameVariantsRunOut(t *testing.T) {
 		t.Errorf("the last variant: %q, %v", assigned, err)
 	}
 }
+
+// A port route with a domain in the zone is resolved there, too.
+func TestHostnameOfAPortRoute(t *testing.T) {
+	b := newBench(t, "10.8.0.0/24")
+	b.write(t, func(tx *store.Tx) error {
+		return store.Routes.Insert(tx, &model.Route{Type: model.RouteL4, Domain: "git.gc.internal", L4: &model.L4{Network: "tcp"}})
+	})
+	p := b.create(t, "p", func(in *Input) { in.Hostname = model.Value("git") })
+	if p.Hostname != "git-2" {
+		t.Errorf("the peer is called %q", p.Hostname)
+	}
+}

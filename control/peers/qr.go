@@ -3,7 +3,6 @@ package peers
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"image"
 	"image/color"
 	"image/png"
@@ -30,7 +29,7 @@ func (s *Service) QR(ctx context.Context, id model.PeerID) (name, text string, i
 	}
 	code, err := qrcode.New(text, qrcode.Medium)
 	if err != nil {
-		return "", "", nil, fmt.Errorf("config of peer %s as QR code: %w", id, err)
+		return "", "", nil, &model.Error{Kind: model.KindInvalid, Message: "the config is too long for a QR code", Err: err}
 	}
 	code.DisableBorder = true
 	img, err = drawQR(code.Bitmap())

@@ -17,8 +17,11 @@ const orphanText = "the peer behind this route is gone; choose another one or an
 // check notes every rule that r breaks as a whole, whichever of its fields were
 // sent. retarget says whether the target was sent.
 func (s *Service) check(tx *store.Tx, r *model.Route, retarget bool, bad *model.Invalids) error {
-	if r.Type == model.RouteHTTP && r.Domain != "" {
-		if err := s.checkDomain(tx, r.Domain, bad); err != nil {
+	if r.Domain != "" {
+		if r.Type == model.RouteHTTP && r.Domain == s.o.AdminHost {
+			bad.Add("domain", "%s is the address of the administration", r.Domain)
+		}
+		if err := s.checkZone(tx, r.Domain, bad); err != nil {
 			return err
 		}
 	}
@@ -54,12 +57,9 @@ func (s *Service) isOwn(a netip.Addr) bool {
 // staticNames are the labels of the internal zone that mean this server.
 var staticNames = []string{"gateway", "server", "gc-server"}
 
-// checkDomain refuses names that belong to something else: the administration,
-// and in the internal zone its head, this server and its peers.
-func (s *Service) checkDomain(tx *store.Tx, domain string, bad *model.Invalids) error {
-	if domain == s.o.AdminHost {
-		bad.Add("domain", "%s is the address of the administration", domain)
-	}
+// checkZone refuses names of the internal zone that belong to something else: its
+// head, this server and its peers. The domain of a port route is resolved, too.
+func (s *Service) checkZone(tx *store.Tx, domain string, bad *model.Invalids) error {
 	if s.o.ZoneDomain == "" {
 		return nil
 	}

@@ -112,7 +112,7 @@ func (in *Input) applyTarget(tx *store.Tx, r *model.Route, bad *model.Invalids) 
 		default:
 			r.Target.Addr = p.Address()
 		}
-	case in.TargetIP.Value != "" && strings.TrimSpace(in.TargetIP.Value) != was.Addr.String():
+	case in.TargetIP.Value != "" && !(was.Addr.IsValid() && strings.TrimSpace(in.TargetIP.Value) == was.Addr.String()):
 		a, err := model.ParseTargetIP(in.TargetIP.Value)
 		bad.AddError(err)
 		r.Target.Addr = a
