@@ -5,8 +5,9 @@
 run: build
 	GC_DATA_DIR=./data GC_HTTP_LISTEN=:8080 GC_HTTPS_LISTEN=:8443 GC_WG_HOST=127.0.0.1 bin/gatecontrol serve --demo
 
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 build:
-	CGO_ENABLED=0 go build -trimpath -ldflags="-s -w" -o bin/gatecontrol ./cmd/gatecontrol
+	CGO_ENABLED=0 go build -trimpath -ldflags="-s -w -X main.version=$(VERSION)" -o bin/gatecontrol ./cmd/gatecontrol
 
 # Every check and every test. As root on Debian it installs the programs that
 # some tests need; elsewhere those tests are skipped and say so.
