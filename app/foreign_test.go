@@ -287,9 +287,13 @@ func (s *scene) denied(t *testing.T) {
 	s.alpha.Run(t, "ip", "route", "del", "local", "127.0.0.0/8", "dev", "lo", "table", "local")
 	s.alpha.Run(t, "ip", "route", "add", "127.9.9.9", "dev", s.alpha.Interface())
 	s.alpha.Run(t, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet")
+	before := s.alpha.SentPackets(t)
 	if conn, err := dialTimeout(s.alpha.Namespace, "tcp", "127.9.9.9:"+privatePort); err == nil {
 		conn.Close()
 		t.Error("the peer reached the loopback of the host")
+	}
+	if s.alpha.SentPackets(t) == before {
+		t.Error("nothing went into the tunnel: this showed nothing")
 	}
 }
 

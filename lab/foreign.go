@@ -68,6 +68,16 @@ func JoinForeign(t testing.TB, ns *Namespace, wireguardGo, config string) *Forei
 // Interface returns the name of the peer's TUN device.
 func (p *ForeignPeer) Interface() string { return p.iface }
 
+// SentPackets returns how many packets went into the tunnel so far.
+func (p *ForeignPeer) SentPackets(t testing.TB) (n int) {
+	t.Helper()
+	out := p.Run(t, "cat", "/sys/class/net/"+p.iface+"/statistics/tx_packets")
+	if _, err := fmt.Sscan(out, &n); err != nil {
+		t.Fatalf("%q: %v", out, err)
+	}
+	return n
+}
+
 // LatestHandshake returns when wg saw the last handshake, zero if never.
 func (p *ForeignPeer) LatestHandshake(t testing.TB) time.Time {
 	t.Helper()
