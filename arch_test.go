@@ -18,7 +18,8 @@ var mayImport = map[string][]string{
 	"model":             {},
 	"store":             {"model"},
 	"store/storetest":   {"model", "store"},
-	"netstack":          {"model"},
+	"wireguard":         {"model"},
+	"netstack":          {"model", "wireguard"},
 	"l4":                {"model"},
 	"dns":               {"model"},
 	"proxy":             {"model"},
@@ -34,11 +35,12 @@ var mayImport = map[string][]string{
 	"demo":            {},
 	"app":             {"..."},
 	"lab":             {"..."},
+	"lab/relay":       {},
 	"cmd/gatecontrol": {"app", "model"},
 }
 
 // testsOnly are packages that no program contains.
-var testsOnly = map[string]bool{"lab": true, "store/storetest": true}
+var testsOnly = map[string]bool{"lab": true, "lab/relay": true, "store/storetest": true}
 
 // ownedModules are libraries that only one package may import.
 var ownedModules = map[string]string{

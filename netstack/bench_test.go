@@ -3,11 +3,8 @@ package netstack
 import (
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/netip"
-	"slices"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -40,37 +37,6 @@ func BenchmarkClassify(b *testing.B) {
 			})
 		}
 	}
-}
-
-// BenchmarkRelay moves batches from one peer to another through the hub, as
-// WireGuard does, without its cryptography.
-func BenchmarkRelay(b *testing.B) {
-	list := manyPeers(2)
-	t, err := newTable(Config{Peers: list}, self{addr: testAddr, subnet: testSubnet}, nil)
-	if err != nil {
-		b.Fatal(err)
-	}
-	var current atomic.Pointer[table]
-	current.Store(t)
-	h := newHub(slog.New(slog.DiscardHandler), &current, 1420)
-	p := udpDatagram(list[0].AllowedIPs[0].Addr(), list[1].AllowedIPs[0].Addr(), 53, 1392)
-	in, out, sizes := make([][]byte, batchSize), make([][]byte, batchSize), make([]int, batchSize)
-	for i := range in {
-		in[i], out[i] = slices.Clone(p), make([]byte, 65535)
-	}
-	b.ReportAllocs()
-	b.SetBytes(int64(batchSize * len(p)))
-	for b.Loop() {
-		_, _ = h.Write(in, 0)
-		for n := 0; n < batchSize; {
-			k, err := h.Read(out, sizes, 16)
-			if err != nil {
-				b.Fatal(err)
-			}
-			n += k
-		}
-	}
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*batchSize), "ns/packet")
 }
 
 // BenchmarkThroughput sends TCP from a server to a peer and back, through both
@@ -140,24 +106,11 @@ func newBundledServer(b *testing.B, far *foreign) *bundled.Net {
 	wg := device.NewDevice(tun, conn.NewDefaultBind(), device.NewLogger(device.LogLevelSilent, ""))
 	b.Cleanup(wg.Close)
 	key := model.NewPrivateKey()
-	set := uapiDevice{PrivateKey: key, ListenPort: new(uint16(0)), Peers: []uapiPeer{{
-		PublicKey: far.key.Public(), AllowedIPs: []netip.Prefix{netip.PrefixFrom(far.addr, 32)},
-	}}}
-	if err := wg.IpcSet(set.encode()); err != nil {
-		b.Fatal(err)
-	}
+	configure(b, wg, key, fmt.Sprintf("public_key=%x\nallowed_ip=%s/32\n", [32]byte(far.key.Public()), far.addr))
 	if err := wg.Up(); err != nil {
 		b.Fatal(err)
 	}
-	text, err := wg.IpcGet()
-	if err != nil {
-		b.Fatal(err)
-	}
-	read, err := parseUAPI(text)
-	if err != nil {
-		b.Fatal(err)
-	}
-	far.upTo(key.Public(), *read.ListenPort)
+	far.upTo(key.Public(), listenPort(b, wg))
 	return stack
 }
 

@@ -23,6 +23,8 @@ type Peer struct {
 	Keepalive    uint16           // seconds between empty packets, 0 is off
 	Endpoint     netip.AddrPort   // zero: learned from the peer's first handshake
 
+	ReceiveLimit, SendLimit uint64 // bytes per second from and to the peer, 0 is none
+
 	Isolated bool // neither reaches other peers nor is reached by them
 	NoExit   bool // does not reach the internet through this server
 
@@ -49,6 +51,7 @@ func (p Peer) equal(o Peer) bool { return p.same(&o) }
 func (p *Peer) same(o *Peer) bool {
 	return p.Name == o.Name && p.PublicKey == o.PublicKey && p.PresharedKey == o.PresharedKey &&
 		p.Keepalive == o.Keepalive && p.Endpoint == o.Endpoint &&
+		p.ReceiveLimit == o.ReceiveLimit && p.SendLimit == o.SendLimit &&
 		p.Isolated == o.Isolated && p.NoExit == o.NoExit && p.Trusted == o.Trusted &&
 		slices.Equal(p.AllowedIPs, o.AllowedIPs) && slices.Equal(p.ServerPorts, o.ServerPorts)
 }

@@ -1,11 +1,10 @@
 // Package netstack is the tunnel plane: a WireGuard device and a TCP/IP stack
 // in this process, without a kernel interface and without privileges.
 //
-// It owns the UDP port of the tunnel, the WireGuard device (wireguard-go), the
-// network stack on the tunnel address (gVisor), the hub between the two, and
-// the exit, through which peers reach the internet by connections that this
-// host dials. It knows nothing of routes, users or HTTP, and imports only
-// model of ours.
+// It owns the WireGuard device, the network stack on the tunnel address
+// (gVisor), the hub between the two, and the exit, through which peers reach the
+// internet by connections that this host dials. It knows nothing of routes,
+// users or HTTP, and imports only model and wireguard of ours.
 //
 // A packet that a peer sent goes one of three ways, see classify: to this
 // server, to another peer, or to the exit. What nobody may send is dropped
@@ -27,11 +26,10 @@ import (
 	"sync/atomic"
 	"syscall"
 
-	"golang.zx2c4.com/wireguard/conn"
-	"golang.zx2c4.com/wireguard/device"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
 	"gatecontrol/model"
+	"gatecontrol/wireguard"
 )
 
 // MTU bounds: the smallest that every IPv4 host must take (RFC 791 section
@@ -55,9 +53,6 @@ type Options struct {
 	// addresses of this host.
 	PublicAddrs []netip.Addr
 
-	// Bind carries WireGuard's messages, nil for UDP sockets of this host.
-	Bind conn.Bind
-
 	// DialExit opens the connections of the exit, network "tcp" or "udp". Every
 	// address is judged before it is asked. Nil dials from this host.
 	DialExit func(ctx context.Context, network string, addr netip.AddrPort) (net.Conn, error)
@@ -80,7 +75,7 @@ type Device struct {
 	hub   *hub
 	stack *stack.Stack
 	exit  *exit
-	wg    *device.Device
+	wg    *wireguard.Device
 
 	// preparing is set while a Pending is outstanding.
 	preparing atomic.Bool
@@ -128,15 +123,10 @@ func New(o Options) (*Device, error) {
 		return nil, fmt.Errorf("set up network stack: %w", err)
 	}
 	d.exit = newExit(d, o.PublicAddrs, o.DialExit)
-	bind := o.Bind
-	if bind == nil {
-		bind = conn.NewDefaultBind()
-	}
-	d.wg = device.NewDevice(d.hub, bind, wireguardLogger(log))
-	set := uapiDevice{PrivateKey: o.PrivateKey, ListenPort: &d.port}
-	if err := d.wg.IpcSet(set.encode()); err != nil {
-		_ = d.Close()
-		return nil, fmt.Errorf("set up WireGuard: %s", uapiError(err))
+	d.wg, err = wireguard.New(wireguard.Options{Log: log, PrivateKey: o.PrivateKey, MTU: o.MTU, Receive: d.hub.receive})
+	if err != nil {
+		d.stack.Destroy()
+		return nil, err
 	}
 	return d, nil
 }
@@ -152,12 +142,7 @@ func (d *Device) Start() error {
 	case d.running.Load():
 		return nil
 	}
-	// A failed attempt makes the device forget the port.
-	set := uapiDevice{ListenPort: &d.port}
-	err := d.wg.IpcSet(set.encode())
-	if err == nil {
-		err = d.wg.Up()
-	}
+	err := d.wg.Open(d.port)
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		return model.Conflict("port", "UDP port %d is in use by another program", d.port)
@@ -171,8 +156,7 @@ func (d *Device) Start() error {
 }
 
 // Close ends the tunnel, every connection in it and every goroutine of this
-// package and of the stack, and waits for them. wireguard-go's workers, idle by
-// then, may end a moment later. It may be called more than once.
+// package and of the stack, and waits for them. It may be called more than once.
 func (d *Device) Close() error {
 	d.lifeMu.Lock()
 	defer d.lifeMu.Unlock()
@@ -181,7 +165,7 @@ func (d *Device) Close() error {
 	}
 	d.closed = true
 	d.running.Store(false)
-	d.wg.Close() // closes the hub, so that nothing waits in it any more
+	_ = d.wg.Close() // from here on nothing comes in or goes out
 	d.exit.stop()
 	d.listenersMu.RLock()
 	open := make([]io.Closer, 0, len(d.listeners)+len(d.packetListeners))

@@ -2,80 +2,91 @@ package netstack
 
 import (
 	"slices"
+	"time"
 
-	"gatecontrol/model"
+	"gatecontrol/wireguard"
 )
 
 // change is what leads from one table to the next.
 type change struct {
-	uapi uapiDevice // the difference only; empty if the device is not concerned
+	removed []*peer
+	added   []*peer
+	altered []alteration
 
 	// cut is set when an address left a peer, so that flows have to end.
 	cut bool
 }
 
-// diff compares two tables. Everything taken away comes before everything
-// given, so that a prefix may move from one peer to another in one change.
+// alteration is a peer that stays, with what WireGuard has to know of it.
+type alteration struct {
+	now                 *peer
+	keepalive, endpoint bool // is another
+}
+
+// diff compares two tables.
 func diff(old, next *table) change {
 	var c change
-	var given []uapiPeer
 	head, tail := common(len(old.peers), len(next.peers), func(i, j int) bool { return old.peers[i] == next.peers[j] })
 	for _, was := range old.peers[head : len(old.peers)-tail] {
 		now := next.byKey[was.PublicKey]
 		if now == nil || now.identity != was.identity {
 			// A new preshared key is a new peer: otherwise the session made with
 			// the old one would go on until its next handshake.
-			c.uapi.Peers = append(c.uapi.Peers, uapiPeer{PublicKey: was.PublicKey, Remove: true})
+			c.removed = append(c.removed, was)
 			c.cut = true
-			continue
-		}
-		if lost := without(was.AllowedIPs, now.AllowedIPs); len(lost) > 0 {
-			c.uapi.Peers = append(c.uapi.Peers, uapiPeer{PublicKey: was.PublicKey, UpdateOnly: true, LostIPs: lost})
+		} else if len(without(was.AllowedIPs, now.AllowedIPs)) > 0 {
 			c.cut = true
 		}
 	}
 	for _, now := range next.peers[head : len(next.peers)-tail] {
 		was := old.byKey[now.PublicKey]
 		if was == nil || was.identity != now.identity {
-			given = append(given, now.uapi())
+			c.added = append(c.added, now)
 			continue
 		}
-		u := uapiPeer{PublicKey: now.PublicKey, UpdateOnly: true}
-		u.AllowedIPs = without(now.AllowedIPs, was.AllowedIPs)
-		touched := len(u.AllowedIPs) > 0
-		if now.Keepalive != was.Keepalive {
-			u.Keepalive = &now.Keepalive
-			touched = true
+		a := alteration{
+			now: now, keepalive: now.Keepalive != was.Keepalive,
+			// A learned endpoint stays unless the configured one changes.
+			endpoint: now.Endpoint != was.Endpoint && now.Endpoint.IsValid(),
 		}
-		if now.Endpoint != was.Endpoint && now.Endpoint.IsValid() {
-			u.Endpoint = now.Endpoint // a learned endpoint stays unless the configured one changes
-			touched = true
-		}
-		if touched {
-			given = append(given, u)
+		if a.keepalive || a.endpoint {
+			c.altered = append(c.altered, a)
 		}
 	}
-	c.uapi.Peers = append(c.uapi.Peers, given...)
 	return c
 }
 
-// uapi describes the whole peer, as for a device that does not know it.
-func (p *peer) uapi() uapiPeer {
-	u := uapiPeer{PublicKey: p.PublicKey, Endpoint: p.Endpoint, AllowedIPs: p.AllowedIPs, Keepalive: &p.Keepalive}
-	if !p.PresharedKey.IsZero() {
-		u.PresharedKey = (*model.PrivateKey)(&p.PresharedKey)
+// apply makes the change in the WireGuard device. Removed peers are gone when
+// it returns; added ones are heard, but what they send is dropped as long as no
+// table has their addresses.
+func (c *change) apply(d *Device) {
+	if len(c.removed) > 0 {
+		gone := make([]*wireguard.Peer, len(c.removed))
+		for i, p := range c.removed {
+			gone[i] = p.wg
+		}
+		d.wg.Remove(gone...)
 	}
-	return u
+	for _, p := range c.added {
+		wg, err := d.wg.Add(wireguard.PeerConfig{
+			PublicKey: p.PublicKey, PresharedKey: p.PresharedKey, Endpoint: p.Endpoint, Keepalive: seconds(p.Keepalive),
+		})
+		if err != nil { // only if the device was closed, when nothing matters any more
+			d.log.Error("a peer could not be added", "peer", p.Name, "err", err)
+		}
+		p.wg = wg
+	}
+	for _, a := range c.altered {
+		if a.keepalive {
+			a.now.wg.SetKeepalive(seconds(a.now.Keepalive))
+		}
+		if a.endpoint {
+			a.now.wg.SetEndpoint(a.now.Endpoint)
+		}
+	}
 }
 
-// full is the whole table as one set operation that leaves nothing of before.
-func (t *table) full() uapiDevice {
-	d := uapiDevice{ReplacePeers: true, Peers: make([]uapiPeer, 0, len(t.peers))}
-	for _, p := range t.peers {
-		d.Peers = append(d.Peers, p.uapi())
-	}
-	return d
-}
+func seconds(n uint16) time.Duration { return time.Duration(n) * time.Second }
 
 // without returns the elements of a that are not in b. Both are a peer's few
 // prefixes.

@@ -209,7 +209,7 @@ func TestExitRefuses(t *testing.T) {
 	t.Run("loopback", func(t *testing.T) { // the peer's own stack would not send it
 		before := d.hub.filtered.Load()
 		for _, dst := range []string{"127.0.0.1", "0.0.0.0", "224.0.0.1", "255.255.255.255", "10.8.0.255"} {
-			_, _ = d.hub.Write([][]byte{tcpSYN(a.addr, netip.MustParseAddr(dst), port)}, 0)
+			d.hub.receive(d.table.Load().lookup(a.addr).wg, [][]byte{tcpSYN(a.addr, netip.MustParseAddr(dst), port)})
 		}
 		if n := d.hub.filtered.Load() - before; n != 5 {
 			t.Errorf("%d of 5 dropped", n)

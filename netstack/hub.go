@@ -1,319 +1,262 @@
 package netstack
 
 import (
+	"encoding/binary"
 	"log/slog"
-	"os"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/time/rate"
-	"golang.zx2c4.com/wireguard/conn"
-	"golang.zx2c4.com/wireguard/tun"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
+
+	"gatecontrol/wireguard"
 )
 
-const (
-	// batchSize is how many packets pass between WireGuard and the hub in one
-	// call: what the bind moves with one system call.
-	batchSize = conn.IdealBatchSize
+// icmpRate and icmpBurst bound the errors that the hub sends as a router:
+// packets per second and at once. What the stack sends has the same limits.
+const icmpRate, icmpBurst = 1000, 50
 
-	// stackQueue bounds the packets of the stack that wait for encryption:
-	// 1.4 MB at the usual MTU. A sender waits when it is full, so that TCP is
-	// slowed down instead of losing packets to itself.
-	stackQueue = 1024
-
-	// relayQueue bounds the packets from peer to peer that wait for encryption,
-	// 5.8 MB at the usual MTU, and relayShare those of one sender, so that a
-	// flood leaves room for others. Beyond it packets are lost, as on any router.
-	relayQueue = 4096
-	relayShare = relayQueue / 4
-
-	// icmpRate and icmpBurst bound the errors that the hub sends as a router:
-	// packets per second and at once. What the stack sends has the same limits.
-	icmpRate, icmpBurst = 1000, 50
-)
-
-// hub is the tun.Device of the WireGuard device. Write takes what peers sent
-// and hands it to the stack or to another peer; Read gives what the stack and
-// peers have for other peers. Packets of a flow keep their order.
+// hub stands between WireGuard and the stack. What peers sent comes in by
+// receive and goes to the stack or to another peer; what the stack has for
+// peers goes out by transmit. It has no queue and no goroutine: a packet is
+// carried through by whoever brings it. Packets of a flow keep their order.
 type hub struct {
 	log    *slog.Logger
 	table  *atomic.Pointer[table]
 	mtu    int // bytes
-	inject func(packet []byte)
-	events chan tun.Event
+	inject func(*stack.PacketBuffer)
 	icmp   *rate.Limiter
 	frags  fragments
-	pool   sync.Pool // of *parcel
+	spare  sync.Pool // of *batch
 
-	filtered, overflowed, panics atomic.Uint64 // packets lost: refused, queue full, handler failed
-
-	mu       sync.Mutex
-	readable sync.Cond                 // a queue is no longer empty, or closed
-	writable sync.Cond                 // sending is no longer full, or closed
-	sending  ring[*stack.PacketBuffer] // from the stack; the hub holds one reference each
-	relaying ring[*parcel]             // from peer to peer
-	waiting  int                       // senders that wait for room in sending
-	closed   bool
-
-	// Of the only reader.
-	fromStack [batchSize]*stack.PacketBuffer
-	fromPeers [batchSize]*parcel
+	filtered  atomic.Uint64 // packets lost: refused
+	corrupted atomic.Uint64 // wrong checksum
+	limited   atomic.Uint64 // above the rate of their peer
+	panics    atomic.Uint64 // handler failed
 }
 
-var _ tun.Device = (*hub)(nil)
-
-// parcel is one packet on its way from peer to peer.
-type parcel struct {
-	buf  []byte // of MTU size
-	size int
-	from *identity
+// batch is what one call of receive needs.
+type batch struct {
+	local     [][]byte // packets for the stack
+	relayed   *wireguard.Burst
+	coalescer coalescer
 }
 
 func newHub(log *slog.Logger, table *atomic.Pointer[table], mtu int) *hub {
-	h := &hub{
+	return &hub{
 		log: log, table: table, mtu: mtu,
-		inject:   func([]byte) {},
-		events:   make(chan tun.Event),
-		icmp:     rate.NewLimiter(icmpRate, icmpBurst),
-		sending:  newRing[*stack.PacketBuffer](stackQueue),
-		relaying: newRing[*parcel](relayQueue),
+		inject: func(pkt *stack.PacketBuffer) { pkt.DecRef() },
+		icmp:   rate.NewLimiter(icmpRate, icmpBurst),
+		spare:  sync.Pool{New: func() any { return new(batch) }},
 	}
-	h.pool.New = func() any { return &parcel{buf: make([]byte, max(mtu, 576))} }
-	h.readable.L, h.writable.L = &h.mu, &h.mu
-	return h
 }
 
-// Write takes packets from one peer. WireGuard calls it from one goroutine
-// per peer. It does not keep bufs.
-func (h *hub) Write(bufs [][]byte, offset int) (int, error) {
+// receive takes packets from one peer. WireGuard calls it from one goroutine
+// per socket, and has checked nothing but who sent them.
+func (h *hub) receive(from *wireguard.Peer, packets [][]byte) {
+	b := h.spare.Get().(*batch)
 	t := h.table.Load()
-	var batch [batchSize]*parcel
-	n := 0
-	for _, buf := range bufs {
-		packet := buf[offset:]
-		v := t.classify(packet)
-		switch v.way {
-		case toServer, toExit:
-			h.deliver(packet)
-		case toPeer:
-			if c := h.pack(t, packet, v); c != nil {
-				batch[n] = c
-				n++
-			}
-		default:
+	for _, packet := range packets {
+		size, ok := packetSize(packet)
+		if !ok {
 			h.filtered.Add(1)
+			continue
 		}
-		if n == len(batch) {
-			h.relay(batch[:n])
-			n = 0
+		packet = packet[:size] // what is behind it is padding
+		v := t.classify(packet)
+		switch {
+		case v.way == drop || v.from.wg != from: // not its own address
+			h.filtered.Add(1)
+		case !allow(v.from.receiving, size):
+			h.limited.Add(1)
+		case v.way == toPeer:
+			h.relay(b, t, packet, v)
+		default:
+			b.local = append(b.local, packet)
 		}
 	}
-	h.relay(batch[:n])
-	return len(bufs), nil
+	b.send()
+	if len(b.local) > 0 {
+		h.deliver(b)
+	}
+	clear(b.local)
+	b.local = b.local[:0]
+	h.spare.Put(b)
 }
 
-// deliver gives a packet to the stack. A packet that makes the stack fail is
-// the only one that is lost by it.
-func (h *hub) deliver(packet []byte) {
+// deliver gives packets to the stack. One that makes the stack fail costs only
+// those that came with it.
+func (h *hub) deliver(b *batch) {
 	defer func() {
 		if r := recover(); r != nil {
+			b.coalescer = coalescer{}
 			if h.panics.Add(1) == 1 {
 				h.log.Error("a packet made the network stack fail", "panic", r, "stack", string(debug.Stack()))
 			}
 		}
 	}()
-	h.inject(packet)
+	if bad := b.coalescer.run(b.local, h.inject); bad > 0 {
+		h.corrupted.Add(uint64(bad))
+	}
 }
 
-// pack copies a packet for another peer, as a router does: one hop less to
-// live, and an error to the sender where it cannot go on. It returns nil if
-// nothing is to be sent.
-func (h *hub) pack(t *table, packet []byte, v verdict) *parcel {
-	c := h.pool.Get().(*parcel)
-	c.from = v.from.identity
+// relay passes a packet on to another peer, as a router does: one hop less to
+// live, and an error to the sender where it cannot go on.
+func (h *hub) relay(b *batch, t *table, packet []byte, v verdict) {
 	v6 := packet[0]>>4 == 6
 	switch {
 	case v.fragment && !h.frags.accept(packet):
 		h.filtered.Add(1)
-	case v6 && (packet[7] <= 1 || len(packet) > len(c.buf)):
+	case v6 && (packet[7] <= 1 || len(packet) > h.mtu):
 		h.filtered.Add(1)
-	case v6:
-		c.size = copy(c.buf, packet)
-		c.buf[7]--
-		return c
-	case packet[8] <= 1:
-		return h.complain(c, t, icmpTimeExceeded, codeTTL, 0, packet)
-	case len(packet) > h.mtu:
-		return h.complain(c, t, icmpUnreachable, codeFragmentationNeeded, h.mtu, packet)
+	case !v6 && packet[8] <= 1:
+		h.complain(t, v.from, icmpTimeExceeded, codeTTL, 0, packet)
+	case !v6 && len(packet) > h.mtu:
+		h.complain(t, v.from, icmpUnreachable, codeFragmentationNeeded, h.mtu, packet)
+	case !allow(v.to.sending, len(packet)):
+		h.limited.Add(1)
 	default:
-		c.size = copy(c.buf, packet)
-		decrementTTL(c.buf)
-		return c
+		room := b.room(v.to.wg, len(packet))
+		copy(room, packet)
+		if v6 {
+			room[7]--
+		} else {
+			decrementTTL(room)
+		}
 	}
-	h.pool.Put(c)
-	return nil
 }
 
-// complain turns c into an ICMP error about packet, to its sender.
-func (h *hub) complain(c *parcel, t *table, typ, code uint8, mtu int, packet []byte) *parcel {
+// room returns where a packet for a peer is to be written, in the burst that is
+// being filled if it is for the same peer.
+func (b *batch) room(to *wireguard.Peer, size int) []byte {
+	if b.relayed != nil && b.relayed.Peer() == to {
+		if room := b.relayed.Next(size); room != nil {
+			return room
+		}
+	}
+	b.send()
+	b.relayed = to.NewBurst(wireguard.MaxBurst)
+	return b.relayed.Next(size)
+}
+
+// send sends what was passed on so far.
+func (b *batch) send() {
+	if b.relayed != nil {
+		b.relayed.Send()
+		b.relayed = nil
+	}
+}
+
+// complain tells the sender of packet why it did not go on.
+func (h *hub) complain(t *table, to *peer, typ, code uint8, mtu int, packet []byte) {
 	h.filtered.Add(1)
 	if !mayAnswer(packet) || !h.icmp.Allow() {
-		h.pool.Put(c)
-		return nil
-	}
-	c.size = len(appendICMPError(c.buf[:0], t.server4, typ, code, mtu, packet))
-	return c
-}
-
-// relay queues packets from one peer. What does not fit is lost.
-func (h *hub) relay(batch []*parcel) {
-	if len(batch) == 0 {
 		return
 	}
-	h.mu.Lock()
-	taken := 0
-	for taken < len(batch) && !h.closed && !h.relaying.full() {
-		c := batch[taken]
-		if c.from.queued.Load() >= relayShare {
-			break
+	var room [576]byte
+	h.send(to, appendICMPError(room[:0], t.server4, typ, code, mtu, packet))
+}
+
+// send sends one packet to a peer.
+func (h *hub) send(to *peer, packet []byte) {
+	if !allow(to.sending, len(packet)) {
+		h.limited.Add(1)
+		return
+	}
+	b := to.wg.NewBurst(len(packet))
+	copy(b.Next(len(packet)), packet)
+	b.Send()
+}
+
+// transmit sends a packet of the stack to the peer that owns its destination,
+// cut into segments. The stack calls it with locks of its own held; that is
+// safe because nothing here needs the stack.
+func (h *hub) transmit(pkt *stack.PacketBuffer) {
+	to := h.owner(pkt)
+	if to == nil || to.wg == nil {
+		h.filtered.Add(1)
+		return
+	}
+	var s segmenter
+	if !s.reset(pkt) {
+		h.filtered.Add(1)
+		return
+	}
+	var b *wireguard.Burst
+	for size, ok := s.more(); ok; size, ok = s.more() {
+		var room []byte
+		if b != nil {
+			room = b.Next(size)
 		}
-		c.from.queued.Add(1)
-		h.relaying.push(c)
-		taken++
-	}
-	if taken > 0 {
-		h.readable.Signal()
-	}
-	h.mu.Unlock()
-	for _, c := range batch[taken:] {
-		h.overflowed.Add(1)
-		h.pool.Put(c)
-	}
-}
-
-// send queues a packet of the stack and takes a reference to it. It waits for
-// room, and reports false if the hub is closed. The stack calls it with locks
-// of its own held; that is safe because the reader never needs the stack.
-func (h *hub) send(pkt *stack.PacketBuffer) bool {
-	h.mu.Lock()
-	for h.sending.full() && !h.closed {
-		h.waiting++
-		h.writable.Wait()
-		h.waiting--
-	}
-	ok := !h.closed
-	if ok {
-		h.sending.push(pkt.IncRef())
-		h.readable.Signal()
-	}
-	h.mu.Unlock()
-	return ok
-}
-
-// Read fills bufs with the packets that wait, at least one, and never waits
-// for more. WireGuard calls it from one goroutine.
-func (h *hub) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
-	stacked, relayed, err := h.take(min(len(bufs), batchSize))
-	if err != nil {
-		return 0, err
-	}
-	n := 0
-	for i, pkt := range h.fromStack[:stacked] {
-		sizes[n] = copyPacket(bufs[n][offset:], pkt)
-		n++
-		pkt.DecRef()
-		h.fromStack[i] = nil
-	}
-	for i, c := range h.fromPeers[:relayed] {
-		sizes[n] = copy(bufs[n][offset:], c.buf[:c.size])
-		n++
-		c.from.queued.Add(-1)
-		c.from = nil
-		h.pool.Put(c)
-		h.fromPeers[i] = nil
-	}
-	return n, nil
-}
-
-// take moves up to room packets out of the queues, half of each if both have
-// enough.
-func (h *hub) take(room int) (stacked, relayed int, err error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for h.sending.len() == 0 && h.relaying.len() == 0 && !h.closed {
-		h.readable.Wait()
-	}
-	if h.closed {
-		return 0, 0, os.ErrClosed
-	}
-	stacked = min(h.sending.len(), max(room/2, room-h.relaying.len()))
-	relayed = min(h.relaying.len(), room-stacked)
-	for i := range stacked {
-		h.fromStack[i] = h.sending.pop()
-	}
-	for i := range relayed {
-		h.fromPeers[i] = h.relaying.pop()
-	}
-	if h.waiting > 0 && stacked > 0 {
-		h.writable.Broadcast()
-	}
-	return stacked, relayed, nil
-}
-
-// copyPacket copies a packet out of the stack's buffers. It returns the size,
-// or 0 if the packet does not fit, which WireGuard skips.
-func copyPacket(to []byte, pkt *stack.PacketBuffer) int {
-	if pkt.Size() > len(to) {
-		return 0
-	}
-	views, skip := pkt.AsViewList()
-	n := 0
-	for v := views.Front(); v != nil; v = v.Next() {
-		b := v.AsSlice()
-		if skip >= len(b) {
-			skip -= len(b)
-			continue
+		if room == nil {
+			if b != nil {
+				b.Send()
+			}
+			b = to.wg.NewBurst(burstFor(pkt, size))
+			room = b.Next(size)
 		}
-		n += copy(to[n:], b[skip:])
-		skip = 0
+		s.write(room)
+		if !allow(to.sending, size) {
+			b.Undo()
+			h.limited.Add(1)
+		}
 	}
-	return n
+	if b != nil {
+		b.Send()
+	}
 }
 
-// Close ends Read and every wait in send, and drops what is queued.
-func (h *hub) Close() error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.closed {
+// burstFor returns how much room the segments of pkt need, the first of which
+// has this size.
+func burstFor(pkt *stack.PacketBuffer, size int) int {
+	if pkt.Size() > size {
+		return wireguard.MaxBurst
+	}
+	return size
+}
+
+// owner returns the peer that a packet of the stack is for, nil if there is
+// none.
+func (h *hub) owner(pkt *stack.PacketBuffer) *peer {
+	ip := pkt.NetworkHeader().Slice()
+	if pkt.NetworkProtocolNumber != header.IPv4ProtocolNumber || len(ip) < ipv4Header {
 		return nil
 	}
-	h.closed = true
-	for h.sending.len() > 0 {
-		h.sending.pop().DecRef()
-	}
-	for h.relaying.len() > 0 {
-		h.relaying.pop().from.queued.Add(-1)
-	}
-	h.readable.Broadcast()
-	h.writable.Broadcast()
-	close(h.events)
-	return nil
+	return h.table.Load().lookup4(binary.BigEndian.Uint32(ip[16:]))
 }
 
-// File returns nil: there is no file descriptor behind the hub.
-func (h *hub) File() *os.File { return nil }
+// packetSize returns the size of the IP packet at the beginning of p, which may
+// have padding behind it.
+func packetSize(p []byte) (int, bool) {
+	size := 0
+	switch {
+	case len(p) >= ipv4Header && p[0]>>4 == 4:
+		size = int(binary.BigEndian.Uint16(p[2:]))
+	case len(p) >= ipv6Header && p[0]>>4 == 6:
+		size = ipv6Header + int(binary.BigEndian.Uint16(p[4:]))
+	}
+	return size, size >= ipv4Header && size <= len(p)
+}
 
-// MTU returns the size of the largest packet, in bytes.
-func (h *hub) MTU() (int, error) { return h.mtu, nil }
+// rateBurst is how long a peer may exceed its rate, and minBurst how much it
+// may send at once however low that is, in bytes: what a sender of TCP sends
+// before the first answer, several times.
+const (
+	rateBurst = time.Second / 8
+	minBurst  = 64 << 10
+)
 
-// Name returns the name of the interface, for messages.
-func (h *hub) Name() (string, error) { return "hub", nil }
+// newLimiter returns a token bucket for bytes per second, nil for 0.
+func newLimiter(bytes uint64) *rate.Limiter {
+	if bytes == 0 {
+		return nil
+	}
+	burst := float64(bytes) * rateBurst.Seconds()
+	return rate.NewLimiter(rate.Limit(bytes), int(max(burst, minBurst)))
+}
 
-// Events returns a channel that carries nothing and is closed by Close: the
-// device is brought up by Start, not by an event.
-func (h *hub) Events() <-chan tun.Event { return h.events }
-
-// BatchSize returns how many packets Read and Write move at most.
-func (h *hub) BatchSize() int { return batchSize }
+// allow reports whether size more bytes are within a rate, and counts them.
+func allow(l *rate.Limiter, size int) bool { return l == nil || l.AllowN(time.Now(), size) }

@@ -3,91 +3,149 @@ package netstack
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
-	"log/slog"
 	"net/netip"
-	"os"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
-	"gvisor.dev/gvisor/pkg/buffer"
+	"golang.org/x/time/rate"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
+
+	"gatecontrol/model"
+	"gatecontrol/wireguard"
 )
-
-// newTestHub returns a hub over filterTable whose stack is taken by inject.
-func newTestHub(t testing.TB, inject func([]byte)) (*hub, *table) {
-	t.Helper()
-	table := filterTable(t)
-	h := newHub(slog.New(slog.DiscardHandler), pointerTo(table), 1420)
-	if inject != nil {
-		h.inject = inject
-	}
-	t.Cleanup(func() { _ = h.Close() })
-	return h, table
-}
-
-func pointerTo(t *table) *atomic.Pointer[table] {
-	p := new(atomic.Pointer[table])
-	p.Store(t)
-	return p
-}
 
 var (
 	plainIP   = netip.MustParseAddr("10.8.0.2")
 	gatewayIP = netip.MustParseAddr("10.8.0.4")
 )
 
-// readAll reads everything that waits in the hub.
-func readAll(t *testing.T, h *hub) (packets [][]byte) {
-	t.Helper()
-	const offset = 16
-	bufs, sizes := make([][]byte, batchSize), make([]int, batchSize)
-	for i := range bufs {
-		bufs[i] = make([]byte, 65535)
-	}
-	for h.queued() > 0 {
-		n, err := h.Read(bufs, sizes, offset)
-		if err != nil || n == 0 {
-			t.Fatal(n, err)
-		}
-		for i := range n {
-			packets = append(packets, slices.Clone(bufs[i][offset:offset+sizes[i]]))
-		}
-	}
-	return packets
+// raw is a peer without a network stack: a test writes its packets byte by
+// byte, and reads those that it gets.
+type raw struct {
+	t   testing.TB
+	key model.PrivateKey
+	wg  *wireguard.Device
+	up  *wireguard.Peer // the server
+
+	mu  sync.Mutex
+	got [][]byte
 }
 
-func (h *hub) queued() int {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.sending.len() + h.relaying.len()
+func newRaw(t testing.TB) *raw {
+	t.Helper()
+	r := &raw{t: t, key: model.NewPrivateKey()}
+	var err error
+	r.wg, err = wireguard.New(wireguard.Options{PrivateKey: r.key, MTU: 1420, Receive: func(_ *wireguard.Peer, packets [][]byte) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		for _, p := range packets {
+			size, _ := packetSize(p)
+			r.got = append(r.got, bytes.Clone(p[:size]))
+		}
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = r.wg.Close() })
+	return r
+}
+
+// join connects r to the server and waits for the session.
+func (r *raw) join(d *Device) {
+	r.t.Helper()
+	if err := r.wg.Open(0); err != nil {
+		r.t.Fatal(err)
+	}
+	var err error
+	r.up, err = r.wg.Add(wireguard.PeerConfig{
+		PublicKey: d.key, Endpoint: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), d.Status().ListenPort),
+		Keepalive: time.Second,
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	eventually(r.t, "session", func() bool { return d.wg.Lookup(r.key.Public()).Status().RxBytes > 148 })
+}
+
+func (r *raw) send(packets ...[]byte) {
+	for _, p := range packets {
+		b := r.up.NewBurst(len(p))
+		copy(b.Next(len(p)), p)
+		b.Send()
+	}
+}
+
+// take waits for n packets and returns all that have come.
+func (r *raw) take(n int) [][]byte {
+	r.t.Helper()
+	eventually(r.t, "packet", func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return len(r.got) >= n
+	})
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	got := r.got
+	r.got = nil
+	return got
+}
+
+// router is a running server with two raw peers.
+func router(t *testing.T, change func(*Config)) (d *Device, plain, gateway *raw) {
+	t.Helper()
+	plain, gateway = newRaw(t), newRaw(t)
+	config := Config{Peers: []Peer{
+		{Name: "plain", PublicKey: plain.key.Public(), AllowedIPs: prefixes("10.8.0.2/32", "fd00::2/128")},
+		{Name: "gateway", PublicKey: gateway.key.Public(), AllowedIPs: prefixes("10.8.0.4/32", "fd00::4/128")},
+	}}
+	if change != nil {
+		change(&config)
+	}
+	d = started(t, nil, config)
+	plain.join(d)
+	gateway.join(d)
+	return d, plain, gateway
 }
 
 func TestHubRelaysAsARouter(t *testing.T) {
-	h, _ := newTestHub(t, func([]byte) { t.Error("a relayed packet reached the stack") })
-	in := udpDatagram(plainIP, gatewayIP, 5000, 1000)
-	original := slices.Clone(in)
-	framed := append(make([]byte, 16), in...)
-	if n, err := h.Write([][]byte{framed}, 16); n != 1 || err != nil {
-		t.Fatal(n, err)
-	}
-	if !bytes.Equal(framed[16:], original) {
-		t.Fatal("WireGuard's buffer was changed")
-	}
-	out := readAll(t, h)
-	if len(out) != 1 || out[0][8] != 63 || checksum(out[0][:ipv4Header]) != 0 {
-		t.Fatalf("%x", out)
-	}
-	if !bytes.Equal(out[0][ipv4Header:], original[ipv4Header:]) {
-		t.Fatal("the payload was changed")
-	}
+	_, plain, gateway := router(t, nil)
+	t.Run("IPv4", func(t *testing.T) {
+		in := udpDatagram(plainIP, gatewayIP, 5000, 1000)
+		plain.send(in)
+		out := gateway.take(1)
+		if len(out) != 1 || out[0][8] != 63 || checksum(out[0][:ipv4Header]) != 0 || !bytes.Equal(out[0][ipv4Header:], in[ipv4Header:]) {
+			t.Fatalf("%x", out)
+		}
+	})
+	t.Run("IPv6", func(t *testing.T) {
+		in := packet6("fd00::2", "fd00::4", protoUDP, 80)
+		plain.send(in)
+		out := gateway.take(1)
+		if len(out) != 1 || out[0][7] != in[7]-1 || !bytes.Equal(out[0][8:], in[8:]) {
+			t.Fatalf("%x", out)
+		}
+	})
+	t.Run("a batch, in order", func(t *testing.T) {
+		const n = 40
+		b := plain.up.NewBurst(wireguard.MaxBurst)
+		for i := range n {
+			p := udpDatagram(plainIP, gatewayIP, 5000, 1300)
+			binary.BigEndian.PutUint32(p[len(p)-4:], uint32(i))
+			copy(b.Next(len(p)), p)
+		}
+		b.Send()
+		for i, p := range gateway.take(n) {
+			if got := binary.BigEndian.Uint32(p[len(p)-4:]); got != uint32(i) {
+				t.Fatalf("packet %d comes as number %d", got, i)
+			}
+		}
+	})
 }
 
 func TestHubComplains(t *testing.T) {
-	h, _ := newTestHub(t, nil)
+	d, plain, _ := router(t, nil)
 	dying := udpDatagram(plainIP, gatewayIP, 5000, 100)
 	dying[8] = 1
 	large := udpDatagram(plainIP, gatewayIP, 5000, 1393)
@@ -99,177 +157,132 @@ func TestHubComplains(t *testing.T) {
 		"no hop left": {dying, icmpTimeExceeded, codeTTL, 0},
 		"too big":     {large, icmpUnreachable, codeFragmentationNeeded, 1420},
 	} {
-		_, _ = h.Write([][]byte{c.packet}, 0)
-		out := readAll(t, h)
-		if len(out) != 1 {
-			t.Fatalf("%s: %d packets", name, len(out))
-		}
+		plain.send(c.packet)
+		out := plain.take(1)
 		p := out[0]
 		head, ok := parseIPv4(p)
 		body := p[ipv4Header:]
-		if !ok || checksum(p[:ipv4Header]) != 0 || checksum(body) != 0 || len(p) > 576 ||
+		if len(out) != 1 || !ok || checksum(p[:ipv4Header]) != 0 || checksum(body) != 0 || len(p) > 576 ||
 			address(head.src) != testAddr || address(head.dst) != plainIP || head.proto != protoICMP ||
 			body[0] != c.typ || body[1] != c.code || binary.BigEndian.Uint16(body[6:]) != c.mtu ||
 			!bytes.HasPrefix(c.packet, body[icmpHeader:]) {
 			t.Errorf("%s: %x", name, p)
 		}
 	}
+	filtered := func(n uint64) {
+		t.Helper()
+		before := d.Status().FilteredPackets
+		eventually(t, "refusal", func() bool { return d.Status().FilteredPackets >= before+n })
+	}
 	t.Run("not about errors", func(t *testing.T) {
 		p := packet(plainIP, gatewayIP, protoICMP, []byte{3, 1, 0, 0, 0, 0, 0, 0})
 		p[8] = 1
-		_, _ = h.Write([][]byte{p}, 0)
-		if out := readAll(t, h); len(out) != 0 {
-			t.Fatalf("%x", out)
-		}
+		go plain.send(p)
+		filtered(1)
 	})
 	t.Run("not without bound", func(t *testing.T) {
-		for range 10 * icmpBurst {
-			_, _ = h.Write([][]byte{dying}, 0)
-		}
-		if n := len(readAll(t, h)); n > 5*icmpBurst {
+		go func() {
+			for range 10 * icmpBurst {
+				plain.send(dying)
+			}
+		}()
+		filtered(10 * icmpBurst)
+		if n := len(plain.take(1)); n > 5*icmpBurst {
 			t.Fatalf("%d answers", n)
 		}
 	})
 }
 
-// One peer fills its share; another still gets through, and what was read is
-// counted off.
-func TestHubQueueIsShared(t *testing.T) {
-	h, table := newTestHub(t, nil)
-	flood := make([][]byte, batchSize)
-	for i := range flood {
-		flood[i] = udpDatagram(plainIP, gatewayIP, 5000, 10)
-	}
-	for range 2 * relayShare / batchSize {
-		_, _ = h.Write(flood, 0)
-	}
-	if n := h.queued(); n != relayShare {
-		t.Fatalf("%d queued", n)
-	}
-	if n := h.overflowed.Load(); n != relayShare {
-		t.Fatalf("%d lost", n)
-	}
-	_, _ = h.Write([][]byte{udpDatagram(gatewayIP, plainIP, 5000, 10)}, 0)
-	if n := len(readAll(t, h)); n != relayShare+1 {
-		t.Fatalf("%d read", n)
-	}
-	for _, p := range table.peers {
-		if n := p.queued.Load(); n != 0 {
-			t.Fatalf("%s has %d queued", p.Name, n)
-		}
-	}
-}
-
-func stackPacket(b []byte) *stack.PacketBuffer {
-	return stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(b)})
-}
-
-// The stack waits for room, in order, and Close sets it free.
-func TestHubSlowsTheStackDown(t *testing.T) {
-	h, _ := newTestHub(t, nil)
-	const n = 3 * stackQueue
-	var sent sync.WaitGroup
-	sent.Go(func() {
-		for i := range n {
-			pkt := stackPacket(binary.BigEndian.AppendUint32(nil, uint32(i)))
-			if !h.send(pkt) {
-				t.Error("closed")
-			}
-			pkt.DecRef()
-		}
+// A peer cannot exceed its rate, in either direction, and others are free.
+func TestRates(t *testing.T) {
+	const limit = 100_000 // bytes per second
+	d, plain, gateway := router(t, func(c *Config) {
+		c.Peers[0].ReceiveLimit, c.Peers[1].SendLimit = limit, limit
 	})
-	var got [][]byte
-	for len(got) < n {
-		eventually(t, "packet", func() bool { return h.queued() > 0 })
-		got = append(got, readAll(t, h)...)
-	}
-	sent.Wait()
-	for i, p := range got {
-		if binary.BigEndian.Uint32(p) != uint32(i) {
-			t.Fatalf("packet %d comes as number %d", binary.BigEndian.Uint32(p), i)
+	count := func(from, to *raw, src, dst netip.Addr) int {
+		begin := time.Now()
+		for range 400 {
+			from.send(udpDatagram(src, dst, 5000, 1000))
 		}
+		allowed := minBurst + int(limit*time.Since(begin).Seconds())
+		n := len(to.take(minBurst/1100)) * 1028
+		if n > allowed+2*limit/10 {
+			t.Errorf("%d bytes passed, %d are allowed", n, allowed)
+		}
+		return n
 	}
+	count(plain, gateway, plainIP, gatewayIP)
+	if d.Status().LimitedPackets == 0 {
+		t.Error("nothing was lost")
+	}
+	gateway.send(udpDatagram(gatewayIP, plainIP, 5000, 1000))
+	plain.take(1)
 
-	pkt := stackPacket([]byte("x"))
-	defer pkt.DecRef()
-	for range stackQueue {
-		h.send(pkt)
-	}
-	waits := make(chan bool, 1)
-	go func() { waits <- h.send(pkt) }()
-	eventually(t, "sender that waits", func() bool {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		return h.waiting == 1
-	})
-	_ = h.Close()
-	if <-waits {
-		t.Fatal("sent into a closed hub")
-	}
-	if _, err := h.Read(make([][]byte, 1), make([]int, 1), 0); !errors.Is(err, os.ErrClosed) {
+	table := d.table.Load()
+	same, err := d.Prepare(table.config)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if n := pkt.ReadRefs(); n != 1 {
-		t.Fatalf("%d references to the packet are left", n)
+	if same.next.peers[0].receiving != table.peers[0].receiving {
+		t.Error("a change of something else fills the bucket")
 	}
+	same.Abort()
 }
 
-// Neither the stack nor relayed packets starve the other.
-func TestHubReadsBothQueues(t *testing.T) {
-	h, _ := newTestHub(t, nil)
-	flood := make([][]byte, batchSize)
-	for i := range flood {
-		flood[i] = udpDatagram(plainIP, gatewayIP, 5000, 10)
+func TestLimiter(t *testing.T) {
+	if newLimiter(0) != nil || !allow(nil, 1<<30) {
+		t.Error("no limit limits")
 	}
-	for range 4 {
-		_, _ = h.Write(flood, 0)
+	if l := newLimiter(1); l.Burst() != minBurst || l.Limit() != rate.Limit(1) {
+		t.Errorf("%v %v", l.Limit(), l.Burst())
 	}
-	for range 4 * batchSize {
-		pkt := stackPacket([]byte("from the stack"))
-		h.send(pkt)
-		pkt.DecRef()
-	}
-	for range 4 {
-		stacked, relayed, err := h.take(batchSize)
-		if err != nil || stacked != batchSize/2 || relayed != batchSize/2 {
-			t.Fatal(stacked, relayed, err)
-		}
-		for i := range stacked {
-			h.fromStack[i].DecRef()
-		}
+	if l := newLimiter(8 << 20); l.Burst() != 1<<20 {
+		t.Errorf("%v", l.Burst())
 	}
 }
 
 func TestHubSurvivesAFailingPacket(t *testing.T) {
-	var seen int
-	h, _ := newTestHub(t, func([]byte) {
+	plain := newRaw(t)
+	d := newServer(t, nil)
+	inject, seen := d.hub.inject, 0
+	d.hub.inject = func(pkt *stack.PacketBuffer) {
 		if seen++; seen == 1 {
 			panic("bad packet")
 		}
-	})
-	p := udpDatagram(plainIP, testAddr, 53, 10)
-	_, _ = h.Write([][]byte{p, p, p}, 0)
-	if seen != 3 || h.panics.Load() != 1 {
-		t.Fatalf("%d packets seen, %d failures", seen, h.panics.Load())
+		inject(pkt)
+	}
+	apply(t, d, Config{Peers: []Peer{{Name: "plain", PublicKey: plain.key.Public(), AllowedIPs: prefixes("10.8.0.2/32")}}})
+	if err := d.Start(); err != nil {
+		t.Fatal(err)
+	}
+	plain.join(d)
+	p := packet(plainIP, testAddr, protoICMP, []byte{8, 0, 0xf7, 0xff, 0, 0, 0, 0})
+	plain.send(p)
+	eventually(t, "failure", func() bool { return d.Status().FailedPackets == 1 })
+	plain.send(p)
+	if out := plain.take(1); out[0][ipv4Header] != 0 {
+		t.Fatalf("no echo: %x", out)
 	}
 }
 
-// Any bytes may come out of WireGuard; nothing comes back that is not a
-// packet of a peer's, one hop older, or an ICMP error.
+// Any bytes may come out of WireGuard.
 func FuzzHub(f *testing.F) {
 	f.Add(udpDatagram(plainIP, gatewayIP, 80, 10))
 	f.Add(udpDatagram(plainIP, gatewayIP, 5000, 1500))
+	f.Add(udpDatagram(plainIP, testAddr, 5000, 100))
 	f.Add(fragmentOf(udpDatagram(plainIP, gatewayIP, 5000, 100), 1, 8, 64))
 	f.Add(packet6("fd00::2", "fd00::4", protoUDP, 80))
-	h, _ := newTestHub(f, nil)
-	bufs, sizes := [][]byte{make([]byte, 65535)}, make([]int, 1)
+	d := newServer(f, nil)
+	var config Config
+	for _, p := range filterTable(f).peers {
+		config.Peers = append(config.Peers, p.Peer)
+	}
+	apply(f, d, config)
+	from := d.table.Load().lookup(plainIP).wg
 	f.Fuzz(func(t *testing.T, p []byte) {
-		_, _ = h.Write([][]byte{p}, 0)
-		for h.queued() > 0 {
-			n, err := h.Read(bufs, sizes, 0)
-			if n != 1 || err != nil || sizes[0] < ipv4Header || sizes[0] > 1420 {
-				t.Fatal(n, err, sizes)
-			}
+		d.hub.receive(from, [][]byte{slices.Clone(p), p})
+		if n := d.hub.panics.Load(); n > 0 {
+			t.Fatal("the stack failed")
 		}
 	})
 }
@@ -356,27 +369,5 @@ func TestDecrementTTL(t *testing.T) {
 				t.Fatalf("TTL %d, TOS %d: %x", ttl, tos, p[:ipv4Header])
 			}
 		}
-	}
-}
-
-func TestReadDoesNotWaitForMore(t *testing.T) {
-	h, _ := newTestHub(t, nil)
-	got := make(chan int, 1)
-	go func() {
-		bufs, sizes := make([][]byte, batchSize), make([]int, batchSize)
-		for i := range bufs {
-			bufs[i] = make([]byte, 2000)
-		}
-		n, _ := h.Read(bufs, sizes, 0)
-		got <- n
-	}()
-	_, _ = h.Write([][]byte{udpDatagram(plainIP, gatewayIP, 5000, 10)}, 0)
-	select {
-	case n := <-got:
-		if n != 1 {
-			t.Fatal(n)
-		}
-	case <-time.After(patience):
-		t.Fatal("Read waits")
 	}
 }

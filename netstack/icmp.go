@@ -54,17 +54,7 @@ func appendICMPError(b []byte, server uint32, typ, code uint8, mtu int, p []byte
 }
 
 // checksum is the internet checksum (RFC 1071).
-func checksum(b []byte) uint16 {
-	var sum uint32
-	for ; len(b) >= 2; b = b[2:] {
-		sum += uint32(binary.BigEndian.Uint16(b))
-	}
-	if len(b) == 1 {
-		sum += uint32(b[0]) << 8
-	}
-	sum = sum>>16 + sum&0xffff
-	return ^uint16(sum>>16 + sum)
-}
+func checksum(b []byte) uint16 { return ^onesSum(0).add(b).fold() }
 
 // decrementTTL lowers the TTL of an IPv4 packet by one and keeps its checksum
 // right (RFC 1624): the word that holds the TTL falls by 0x100.

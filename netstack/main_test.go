@@ -11,6 +11,8 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -127,17 +129,36 @@ func (f *foreign) upTo(server model.PublicKey, port uint16) {
 	f.net = stack
 	f.wg = device.NewDevice(tun, conn.NewDefaultBind(), device.NewLogger(device.LogLevelSilent, ""))
 	f.t.Cleanup(f.wg.Close)
-	set := uapiDevice{PrivateKey: f.key, Peers: []uapiPeer{{
-		PublicKey: server, PresharedKey: &f.psk, Keepalive: new(uint16(25)),
-		Endpoint:   netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port),
-		AllowedIPs: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")},
-	}}}
-	if err := f.wg.IpcSet(set.encode()); err != nil {
-		f.t.Fatal(err)
-	}
+	configure(f.t, f.wg, f.key, fmt.Sprintf("public_key=%x\npreshared_key=%x\npersistent_keepalive_interval=25\nendpoint=127.0.0.1:%d\nallowed_ip=0.0.0.0/0\n",
+		[32]byte(server), [32]byte(f.psk), port))
 	if err := f.wg.Up(); err != nil {
 		f.t.Fatal(err)
 	}
+}
+
+// configure gives wireguard-go its private key and the rest of its
+// configuration (https://www.wireguard.com/xplatform/#configuration-protocol).
+func configure(t testing.TB, wg *device.Device, key model.PrivateKey, rest string) {
+	t.Helper()
+	if err := wg.IpcSet(fmt.Sprintf("private_key=%x\n%s", [32]byte(key), rest)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// listenPort asks wireguard-go for its UDP port.
+func listenPort(t testing.TB, wg *device.Device) uint16 {
+	t.Helper()
+	text, err := wg.IpcGet()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ = strings.Cut(text, "listen_port=")
+	text, _, _ = strings.Cut(text, "\n")
+	port, err := strconv.ParseUint(text, 10, 16)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return uint16(port)
 }
 
 func (f *foreign) dial(network string, addr string) (net.Conn, error) {

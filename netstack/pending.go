@@ -1,10 +1,8 @@
 package netstack
 
 import (
-	"errors"
 	"net/netip"
 
-	"golang.zx2c4.com/wireguard/device"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
@@ -58,17 +56,9 @@ func (p *Pending) Commit() {
 		return
 	}
 	old := d.table.Load()
-	if len(p.change.uapi.Peers) > 0 {
-		if err := d.wg.IpcSet(p.change.uapi.encode()); err != nil {
-			d.log.Error("WireGuard refused a change; setting all peers again", "err", uapiError(err))
-			full := p.next.full()
-			if err := d.wg.IpcSet(full.encode()); err != nil {
-				d.log.Error("WireGuard refused its configuration", "err", uapiError(err))
-			}
-		}
-	}
-	// After the device: from here on no packet of a removed peer is under way.
+	p.change.apply(d)
 	d.table.Store(p.next)
+	d.wg.Settle() // from here on no packet is under way that was judged before
 	if p.change.cut {
 		d.cut(old, p.next)
 	}
@@ -103,13 +93,4 @@ func remoteAddress(ep stack.TransportEndpoint) (tcpip.Address, bool) {
 		return tcpip.Address{}, false
 	}
 	return info.ID.RemoteAddress, true
-}
-
-// uapiError tells what kind of refusal err is. Its own text may quote a line
-// of the configuration, which holds keys.
-func uapiError(err error) error {
-	if e, ok := errors.AsType[*device.IPCError](err); ok {
-		return errors.New("configuration error " + errnoText(e.ErrorCode()))
-	}
-	return errors.New("configuration error")
 }

@@ -3,10 +3,8 @@ package netstack
 import (
 	"fmt"
 	"net/netip"
-	"sync/atomic"
 	"time"
 
-	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	gvipv4 "gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
@@ -91,78 +89,4 @@ func setUp(s *stack.Stack, h *hub, addr netip.Addr, mtu int) error {
 		return fmt.Errorf("answer for other addresses: %s", err)
 	}
 	return nil
-}
-
-// link joins the stack to the hub. It is the interface's own queueing
-// discipline as well: the hub has the queue.
-type link struct {
-	hub      *hub
-	mtu      uint32
-	dispatch atomic.Pointer[stack.NetworkDispatcher] // nil while not attached
-}
-
-var (
-	_ stack.LinkEndpoint       = (*link)(nil)
-	_ stack.QueueingDiscipline = (*link)(nil)
-)
-
-// inject copies an IPv4 packet into the stack.
-func (l *link) inject(packet []byte) {
-	d := l.dispatch.Load()
-	if d == nil {
-		return
-	}
-	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(packet)})
-	defer pkt.DecRef()
-	(*d).DeliverNetworkPacket(header.IPv4ProtocolNumber, pkt)
-}
-
-// WritePacket takes one packet of the stack.
-func (l *link) WritePacket(pkt *stack.PacketBuffer) tcpip.Error {
-	if !l.hub.send(pkt) {
-		return &tcpip.ErrClosedForSend{}
-	}
-	return nil
-}
-
-// WritePackets takes several.
-func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
-	for i, pkt := range pkts.AsSlice() {
-		if err := l.WritePacket(pkt); err != nil {
-			return i, err
-		}
-	}
-	return pkts.Len(), nil
-}
-
-// Attach connects the stack, or disconnects it if d is nil.
-func (l *link) Attach(d stack.NetworkDispatcher) {
-	if d == nil {
-		l.dispatch.Store(nil)
-		return
-	}
-	l.dispatch.Store(&d)
-}
-
-// What follows says that there is no layer below: no header, no address, and
-// nothing to wait for.
-
-func (l *link) IsAttached() bool                      { return l.dispatch.Load() != nil }
-func (l *link) MTU() uint32                           { return l.mtu }
-func (*link) SetMTU(uint32)                           {}
-func (*link) MaxHeaderLength() uint16                 { return 0 }
-func (*link) LinkAddress() tcpip.LinkAddress          { return "" }
-func (*link) SetLinkAddress(tcpip.LinkAddress)        {}
-func (*link) ARPHardwareType() header.ARPHardwareType { return header.ARPHardwareNone }
-func (*link) AddHeader(*stack.PacketBuffer)           {}
-func (*link) ParseHeader(*stack.PacketBuffer) bool    { return true }
-func (*link) SetOnCloseAction(func())                 {}
-func (*link) Wait()                                   {}
-func (*link) Close()                                  {}
-
-// Capabilities lets the stack skip checksums of TCP and UDP on receipt:
-// WireGuard has authenticated the packet. A peer can only harm itself by
-// sending wrong ones.
-func (*link) Capabilities() stack.LinkEndpointCapabilities {
-	return stack.CapabilityRXChecksumOffload
 }

@@ -10,9 +10,10 @@ type Status struct {
 	Peers      []model.PeerStatus
 	Exit       ExitStatus
 
-	FilteredPackets   uint64 // refused by the filter
-	OverflowedPackets uint64 // lost because a queue was full
-	FailedPackets     uint64 // lost because their handler failed
+	FilteredPackets  uint64 // refused by the filter
+	CorruptedPackets uint64 // with a wrong checksum inside
+	LimitedPackets   uint64 // above the rate of their peer
+	FailedPackets    uint64 // whose handler failed
 }
 
 // ExitStatus counts the flows that are open through the exit.
@@ -31,26 +32,13 @@ func (d *Device) Status() Status {
 	running := d.running.Load()
 	s := Status{
 		Running: running, PublicKey: d.key, Exit: d.exit.status(),
-		FilteredPackets:   d.hub.filtered.Load(),
-		OverflowedPackets: d.hub.overflowed.Load(),
-		FailedPackets:     d.hub.panics.Load(),
+		FilteredPackets:  d.hub.filtered.Load(),
+		CorruptedPackets: d.hub.corrupted.Load(),
+		LimitedPackets:   d.hub.limited.Load(),
+		FailedPackets:    d.hub.panics.Load() + d.wg.Panics(),
 	}
-	text, err := d.wg.IpcGet()
-	if err != nil {
-		d.log.Error("WireGuard does not tell its state", "err", uapiError(err))
-		return s
-	}
-	read, err := parseUAPI(text)
-	if err != nil {
-		d.log.Error("WireGuard's state cannot be read", "err", err)
-		return s
-	}
-	if running && read.ListenPort != nil {
-		s.ListenPort = *read.ListenPort
-	}
-	live := make(map[model.PublicKey]*uapiPeer, len(read.Peers))
-	for i := range read.Peers {
-		live[read.Peers[i].PublicKey] = &read.Peers[i]
+	if running {
+		s.ListenPort = d.wg.Port()
 	}
 	t := d.table.Load()
 	s.Peers = make([]model.PeerStatus, 0, len(t.peers))
@@ -59,9 +47,10 @@ func (d *Device) Status() Status {
 			PublicKey: p.PublicKey, HasPresharedKey: !p.PresharedKey.IsZero(),
 			AllowedIPs: p.AllowedIPs, Keepalive: p.Keepalive,
 		}
-		if u := live[p.PublicKey]; u != nil {
-			ps.Endpoint, ps.LastHandshake = u.Endpoint, u.LastHandshake
-			ps.RxBytes, ps.TxBytes = u.RxBytes, u.TxBytes
+		if p.wg != nil {
+			w := p.wg.Status()
+			ps.Endpoint, ps.LastHandshake = w.Endpoint, w.LastHandshake
+			ps.RxBytes, ps.TxBytes = w.RxBytes, w.TxBytes
 		}
 		s.Peers = append(s.Peers, ps)
 	}

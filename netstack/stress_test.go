@@ -10,59 +10,7 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"golang.zx2c4.com/wireguard/conn"
 )
-
-// lossy loses and swaps some of the data packets that it sends.
-type lossy struct {
-	conn.Bind
-	mu   sync.Mutex
-	rand *rand.Rand
-}
-
-func (l *lossy) Send(bufs [][]byte, ep conn.Endpoint) error {
-	l.mu.Lock()
-	kept := make([][]byte, 0, len(bufs))
-	for _, b := range bufs {
-		data := len(b) > 0 && b[0] == 4 // a transport message (WireGuard paper, section 5.4.6)
-		if data && l.rand.IntN(100) < 3 {
-			continue
-		}
-		kept = append(kept, b)
-		if n := len(kept); data && n > 1 && l.rand.IntN(100) < 3 {
-			kept[n-1], kept[n-2] = kept[n-2], kept[n-1]
-		}
-	}
-	l.mu.Unlock()
-	if len(kept) == 0 {
-		return nil
-	}
-	return l.Bind.Send(kept, ep)
-}
-
-func TestStreamsSurviveLoss(t *testing.T) {
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
-	a := newForeign(t, 2)
-	d := started(t, func(o *Options) {
-		o.Bind = &lossy{Bind: conn.NewDefaultBind(), rand: rand.New(rand.NewPCG(seed, 0))}
-	}, peers(a))
-	a.join(d)
-	l, err := d.Listen(80)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for range 2 {
-		c := a.mustDial("tcp", "10.8.0.1:80")
-		s, err := l.Accept()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer s.Close()
-		transfer(t, s, c, 1<<20)
-	}
-}
 
 // Close comes back although both directions are full and nobody reads.
 func TestCloseUnderLoad(t *testing.T) {

@@ -9,10 +9,15 @@ import (
 	"slices"
 	"sync/atomic"
 
-	"golang.zx2c4.com/wireguard/device"
+	"golang.org/x/time/rate"
 
 	"gatecontrol/model"
+	"gatecontrol/wireguard"
 )
+
+// maxPeers bounds the peers of one device: as many addresses as the largest
+// usual subnet has.
+const maxPeers = 1 << 16
 
 // table is one immutable snapshot of who owns which address and may do what.
 // The packet path reads it through one atomic pointer; lookups are a map
@@ -54,6 +59,8 @@ type net6 struct {
 type peer struct {
 	Peer
 	ports []uint16 // ServerPorts, sorted
+
+	receiving, sending *rate.Limiter // bytes from and to the peer; nil: no limit
 	*identity
 }
 
@@ -62,22 +69,21 @@ type peer struct {
 // and flows can be told to belong to somebody else when their identity differs.
 type identity struct {
 	key      model.PublicKey
-	queued   atomic.Int32 // packets of this peer in the relay queue
-	halfOpen atomic.Int32 // TCP flows through the exit that are being dialed
-	tcpFlows atomic.Int32 // TCP flows through the exit
-	udpFlows atomic.Int32 // UDP flows through the exit
+	wg       *wireguard.Peer // set when the change is made that brings the peer
+	halfOpen atomic.Int32    // TCP flows through the exit that are being dialed
+	tcpFlows atomic.Int32    // TCP flows through the exit
+	udpFlows atomic.Int32    // UDP flows through the exit
 }
 
 // newTable checks config and builds its snapshot. Identities come from old
-// where keys are unchanged, and whole peers where nothing is. It refuses what
-// wireguard-go would take silently: that moves a prefix to the last peer that
-// claims it.
+// where keys are unchanged, and whole peers where nothing is. It refuses
+// prefixes that two peers claim.
 //
 // Peers before the first and after the last difference stay in the indexes,
 // which are copied, so that one change among 10,000 peers costs little more.
 func newTable(config Config, self self, old *table) (*table, error) {
-	if len(config.Peers) > device.MaxPeers {
-		return nil, model.Failure(model.KindLimited, "at most %d peers are possible", device.MaxPeers)
+	if len(config.Peers) > maxPeers {
+		return nil, model.Failure(model.KindLimited, "at most %d peers are possible", maxPeers)
 	}
 	if err := config.Exit.check(); err != nil {
 		return nil, err
@@ -158,7 +164,13 @@ func cloneIndex[K comparable](m map[K]*peer) map[K]*peer {
 // newPeer takes over the identity of was, which has the same public key and
 // may be nil, if the preshared key is the same too.
 func newPeer(c *Peer, was *peer) *peer {
-	p := &peer{Peer: *c}
+	p := &peer{Peer: *c, receiving: newLimiter(c.ReceiveLimit), sending: newLimiter(c.SendLimit)}
+	if was != nil && was.ReceiveLimit == c.ReceiveLimit {
+		p.receiving = was.receiving
+	}
+	if was != nil && was.SendLimit == c.SendLimit {
+		p.sending = was.sending
+	}
 	if len(c.ServerPorts) > 0 {
 		p.ports = slices.Sorted(slices.Values(c.ServerPorts))
 	}

@@ -1,0 +1,171 @@
+package wireguard
+
+import (
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	wgdevice "golang.zx2c4.com/wireguard/device"
+	"golang.zx2c4.com/wireguard/tai64n"
+
+	"gatecontrol/model"
+)
+
+// Peer is the other end of one tunnel. Its methods may be called from several
+// goroutines.
+type Peer struct {
+	device *Device
+	key    model.PublicKey
+	psk    model.PrivateKey
+
+	removed   atomic.Bool
+	keepalive atomic.Int64 // time.Duration between empty packets, 0 is off
+	endpoint  atomic.Pointer[endpoint]
+	current   atomic.Pointer[session] // for sending
+	handshook atomic.Int64            // when the last handshake was complete: Unix time in ns, 0 is never
+
+	rxBytes, txBytes, rxPackets, txPackets atomic.Uint64
+
+	timers timers
+
+	// mu guards what a handshake changes. It is held for handshakes, not for
+	// packets.
+	mu       sync.Mutex
+	shared   []byte    // the secret of both static keys, nil until it is needed
+	previous *session  // still good for what is under way
+	next     *session  // the peer has not confirmed it yet
+	pending  *outgoing // the initiation that waits for its answer
+	attempts int       // initiations in a row without an answer
+	latest   tai64n.Timestamp
+	consumed instant // when the last initiation was taken
+	macs     *wgdevice.CookieGenerator
+	waiting  []*Burst // for a session, oldest first
+}
+
+// outgoing is a handshake that this side began.
+type outgoing struct {
+	*initiation
+	local uint32
+}
+
+// Status is what is known of a peer. Counters are since Add.
+type Status struct {
+	Endpoint             netip.AddrPort // invalid: not heard yet
+	LastHandshake        time.Time      // zero: none
+	RxBytes, TxBytes     uint64         // with headers, as the peer's network sees them
+	RxPackets, TxPackets uint64         // packets, without handshakes and keepalives
+}
+
+// Status reads the counters of p. It disturbs no traffic.
+func (p *Peer) Status() Status {
+	s := Status{
+		RxBytes: p.rxBytes.Load(), TxBytes: p.txBytes.Load(),
+		RxPackets: p.rxPackets.Load(), TxPackets: p.txPackets.Load(),
+	}
+	if e := p.endpoint.Load(); e != nil {
+		s.Endpoint = e.addr
+	}
+	if at := p.handshook.Load(); at != 0 {
+		s.LastHandshake = time.Unix(0, at).UTC()
+	}
+	return s
+}
+
+// Key returns the public key of p.
+func (p *Peer) Key() model.PublicKey { return p.key }
+
+// Keepalive returns the time between empty packets, 0 is off.
+func (p *Peer) Keepalive() time.Duration { return time.Duration(p.keepalive.Load()) }
+
+// SetKeepalive changes the time between empty packets, 0 is off.
+func (p *Peer) SetKeepalive(every time.Duration) {
+	p.keepalive.Store(int64(every))
+	p.watch()
+}
+
+// SetEndpoint changes where p is reached, until p is heard from elsewhere.
+func (p *Peer) SetEndpoint(addr netip.AddrPort) {
+	p.endpoint.Store(&endpoint{addr: netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())})
+	p.watch()
+}
+
+// heard notes where an authentic message came from: that is where answers go.
+func (p *Peer) heard(from *endpoint) {
+	if e := p.endpoint.Load(); e == nil || *e != *from {
+		moved := *from
+		p.endpoint.Store(&moved)
+	}
+}
+
+// anywhere forgets the address of this host that p is answered from: it may be
+// the cause of the silence.
+func (p *Peer) anywhere() {
+	if e := p.endpoint.Load(); e != nil && e.local.IsValid() {
+		p.endpoint.Store(&endpoint{addr: e.addr})
+	}
+}
+
+// forget drops everything that p and this side have agreed on.
+func (p *Peer) forget() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	x := &p.device.index
+	for _, s := range []*session{p.previous, p.current.Load(), p.next} {
+		if s != nil {
+			x.remove(s.local)
+		}
+	}
+	p.previous, p.next = nil, nil
+	p.current.Store(nil)
+	p.abandon()
+	p.drop()
+}
+
+// abandon gives up the handshake that waits for its answer. mu is held.
+func (p *Peer) abandon() {
+	if p.pending != nil {
+		p.device.index.remove(p.pending.local)
+		p.pending = nil
+	}
+}
+
+// install makes a new session the one in use, if this side began it, or else
+// the next, until the peer confirms it by using it. mu is held.
+func (p *Peer) install(s *session) {
+	x, current := &p.device.index, p.current.Load()
+	drop := func(old *session) {
+		if old != nil {
+			x.remove(old.local)
+		}
+	}
+	drop(p.previous)
+	if !s.initiator {
+		drop(p.next)
+		p.previous, p.next = nil, s
+		return
+	}
+	if p.previous = current; p.next != nil {
+		drop(current)
+		p.previous, p.next = p.next, nil
+	}
+	p.current.Store(s)
+}
+
+// confirm puts the next session into use, since the peer uses it.
+func (p *Peer) confirm(s *session) {
+	p.mu.Lock()
+	if p.next != s {
+		p.mu.Unlock()
+		return
+	}
+	if p.previous != nil {
+		p.device.index.remove(p.previous.local)
+	}
+	p.previous, p.next = p.current.Load(), nil
+	p.current.Store(s)
+	p.complete()
+	flush := p.take()
+	p.mu.Unlock()
+	p.release(flush)
+}

@@ -1,0 +1,117 @@
+package wireguard
+
+import (
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// controlSize holds the control messages of one call in either direction: the
+// local address, and the length of a segment.
+const controlSize = 128
+
+// socket is one UDP socket. It receives with UDP_GRO and sends with
+// UDP_SEGMENT where the system has them: many datagrams in one call.
+type socket struct {
+	conn    *net.UDPConn
+	raw     syscall.RawConn
+	log     *slog.Logger
+	gso     atomic.Bool       // segments may be sent; false for good once refused
+	sends   sync.Pool         // of *sendCall
+	control [controlSize]byte // of the one call of read
+}
+
+// setOptions prepares a socket before it is bound. What makes it faster may
+// fail; what makes it right may not.
+func setOptions(fd uintptr, v6 bool) error {
+	setBuffer(fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF)
+	setBuffer(fd, unix.SO_SNDBUFFORCE, unix.SO_SNDBUF)
+	setGRO(fd)
+	if v6 {
+		return errors.Join(
+			unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1),
+			unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1))
+	}
+	return unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
+}
+
+// setBuffer asks past the system's limit first, which CAP_NET_ADMIN may, then
+// for what the limit allows.
+func setBuffer(fd uintptr, force, plain int) {
+	if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, force, socketBuffer) != nil {
+		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, plain, socketBuffer)
+	}
+}
+
+// setGRO lets the system join datagrams. Kernels before 5.12, which cannot tell
+// the option's value, have it with faults; it stays off there.
+func setGRO(fd uintptr) {
+	_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_GRO, 1)
+	if _, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_GRO); err != nil {
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_GRO, 0)
+	}
+}
+
+func newSocket(log *slog.Logger, conn *net.UDPConn, v6 bool) (*socket, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	s := &socket{conn: conn, raw: raw, log: log}
+	s.sends.New = func() any { return newSendCall(v6) }
+	err = raw.Control(func(fd uintptr) {
+		_, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_SEGMENT)
+		s.gso.Store(err == nil)
+	})
+	return s, err
+}
+
+// read is receive without its patience. n is 0 for what cannot be used.
+func (s *socket) read(buf []byte) (n, segment int, from endpoint, err error) {
+	n, controlLen, flags, addr, err := s.conn.ReadMsgUDPAddrPort(buf, s.control[:])
+	if err != nil {
+		return 0, 0, endpoint{}, err
+	}
+	if flags&unix.MSG_TRUNC != 0 {
+		return 0, 0, endpoint{}, nil
+	}
+	from.addr = addr
+	segment = parseControl(s.control[:controlLen], &from)
+	if segment <= 0 || segment > n {
+		segment = n
+	}
+	return n, segment, from, nil
+}
+
+// parseControl takes the local address and the length of a segment (0: one
+// datagram) from the control messages of a read.
+func parseControl(control []byte, from *endpoint) (segment int) {
+	for len(control) >= unix.SizeofCmsghdr {
+		header, data, rest, err := unix.ParseOneSocketControlMessage(control)
+		if err != nil {
+			break
+		}
+		control = rest
+		switch {
+		case header.Level == unix.IPPROTO_UDP && header.Type == unix.UDP_GRO && len(data) >= 4:
+			segment = int(*(*int32)(unsafe.Pointer(&data[0])))
+		case header.Level == unix.IPPROTO_IP && header.Type == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
+			info := (*unix.Inet4Pktinfo)(unsafe.Pointer(&data[0]))
+			from.local = netip.AddrFrom4(info.Spec_dst)
+		case header.Level == unix.IPPROTO_IPV6 && header.Type == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
+			info := (*unix.Inet6Pktinfo)(unsafe.Pointer(&data[0]))
+			from.local = netip.AddrFrom16(info.Addr)
+			if from.addr.Addr().IsLinkLocalUnicast() {
+				from.iface = info.Ifindex
+			}
+		}
+	}
+	return segment
+}

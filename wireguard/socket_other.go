@@ -1,0 +1,41 @@
+//go:build !linux
+
+package wireguard
+
+import (
+	"log/slog"
+	"net"
+)
+
+// socket is one UDP socket: one datagram in each call, and the system chooses
+// the source address.
+type socket struct {
+	conn *net.UDPConn
+}
+
+func setOptions(uintptr, bool) error { return nil }
+
+func newSocket(_ *slog.Logger, conn *net.UDPConn, _ bool) (*socket, error) {
+	// Best effort: some systems refuse what is over their limit.
+	_ = conn.SetReadBuffer(socketBuffer)
+	_ = conn.SetWriteBuffer(socketBuffer)
+	return &socket{conn: conn}, nil
+}
+
+// read is receive without its patience.
+func (s *socket) read(buf []byte) (n, segment int, from endpoint, err error) {
+	n, addr, err := s.conn.ReadFromUDPAddrPort(buf)
+	return n, n, endpoint{addr: addr}, err
+}
+
+// send is sockets.send for one family.
+func (s *socket) send(buf []byte, segment int, to *endpoint) error {
+	for len(buf) > 0 {
+		part := buf[:min(segment, len(buf))]
+		if _, err := s.conn.WriteToUDPAddrPort(part, to.addr); err != nil {
+			return err
+		}
+		buf = buf[len(part):]
+	}
+	return nil
+}

@@ -1,0 +1,183 @@
+package wireguard
+
+import (
+	"errors"
+	"net"
+	"strconv"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// send is sockets.send for one family.
+func (s *socket) send(buf []byte, segment int, to *endpoint) error {
+	call := s.sends.Get().(*sendCall)
+	defer s.release(call)
+	call.setDestination(to)
+	whole := min(maxSegments, max(1, maxSendBytes/segment)) * segment
+	for len(buf) > segment && s.gso.Load() {
+		part := buf[:min(whole, len(buf))]
+		if err := call.run(s, part, segment, to); err != nil {
+			if !s.segmentsRefused(err) {
+				return err
+			}
+			break
+		}
+		buf = buf[len(part):]
+	}
+	for len(buf) > 0 {
+		part := buf[:min(segment, len(buf))]
+		if err := call.run(s, part, 0, to); err != nil {
+			return err
+		}
+		buf = buf[len(part):]
+	}
+	return nil
+}
+
+// segmentsRefused says whether the datagrams have to be sent one by one.
+//
+// EIO means that the device below cannot compute checksums, which segments
+// need; that holds for good. EINVAL and EMSGSIZE mean that one segment is longer
+// than the path to this peer takes: alone it can go in fragments.
+func (s *socket) segmentsRefused(err error) bool {
+	switch {
+	case errors.Is(err, unix.EIO), errors.Is(err, unix.EOPNOTSUPP):
+		if s.gso.Swap(false) {
+			s.log.Info("the network device takes no UDP segments, so datagrams are sent one by one",
+				"socket", s.conn.LocalAddr().String(), "err", err)
+		}
+		return true
+	default:
+		return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EMSGSIZE)
+	}
+}
+
+func (s *socket) release(call *sendCall) {
+	call.buf, call.err = nil, nil
+	s.sends.Put(call)
+}
+
+// sendCall holds what one sendmsg call needs, so that none of it is allocated
+// again. The net package's own methods would let one sender at a time into the
+// kernel, where 64 KiB take several microseconds; this lets every sender in.
+type sendCall struct {
+	try     func(fd uintptr)      // call.once
+	wait    func(fd uintptr) bool // call.done
+	v6      bool
+	sa4     unix.SockaddrInet4
+	sa6     unix.SockaddrInet6
+	to      unix.Sockaddr // one of the two
+	buf     []byte
+	err     error
+	control []byte            // of space
+	space   [controlSize]byte // aligned by the pointers before it, as messages must be
+}
+
+func newSendCall(v6 bool) *sendCall {
+	call := &sendCall{v6: v6}
+	call.try, call.wait = call.once, call.done
+	if v6 {
+		call.to = &call.sa6
+	} else {
+		call.to = &call.sa4
+	}
+	return call
+}
+
+func (call *sendCall) once(fd uintptr) {
+	for {
+		_, call.err = unix.SendmsgN(int(fd), call.buf, call.control, call.to, unix.MSG_DONTWAIT)
+		if call.err != unix.EINTR {
+			return
+		}
+	}
+}
+
+func (call *sendCall) done(fd uintptr) bool {
+	call.once(fd)
+	return call.err != unix.EAGAIN
+}
+
+// run sends buf, cut into segments unless segment is 0. Where the system says
+// that to.local is none of its addresses (any more), it is sent from another.
+func (call *sendCall) run(s *socket, buf []byte, segment int, to *endpoint) error {
+	call.buf = buf
+	call.setControl(segment, to, true)
+	err := call.write(s)
+	if err != nil && to.local.IsValid() && sourceRefused(err) {
+		call.setControl(segment, to, false)
+		err = call.write(s)
+	}
+	return err
+}
+
+// sourceRefused: the system may not be able to send from this address.
+func sourceRefused(err error) bool {
+	return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EADDRNOTAVAIL)
+}
+
+// write makes the call, and waits for room in the socket's buffer if it must.
+func (call *sendCall) write(s *socket) error {
+	if err := s.raw.Control(call.try); err != nil {
+		return err
+	}
+	if call.err == unix.EAGAIN {
+		if err := s.raw.Write(call.wait); err != nil {
+			return err
+		}
+	}
+	return call.err
+}
+
+func (call *sendCall) setDestination(to *endpoint) {
+	addr, port := to.addr.Addr(), int(to.addr.Port())
+	if call.v6 {
+		call.sa6 = unix.SockaddrInet6{Port: port, ZoneId: to.iface, Addr: addr.As16()}
+		if to.iface == 0 && addr.Zone() != "" {
+			call.sa6.ZoneId = zoneIndex(addr.Zone())
+		}
+		return
+	}
+	call.sa4 = unix.SockaddrInet4{Port: port, Addr: addr.As4()}
+}
+
+// zoneIndex finds the interface that a zone names; 0: there is none. It is slow,
+// and needed only until a peer with such an address answers.
+func zoneIndex(zone string) uint32 {
+	if iface, err := net.InterfaceByName(zone); err == nil {
+		return uint32(iface.Index)
+	}
+	index, _ := strconv.ParseUint(zone, 10, 32)
+	return uint32(index)
+}
+
+// setControl writes the control messages: the source, and how to cut.
+//
+// The interface goes with a link-local source only. Any other source can leave
+// by whatever interface leads to the peer now.
+func (call *sendCall) setControl(segment int, to *endpoint, source bool) {
+	call.control = call.space[:0]
+	if source && to.local.Is4() != call.v6 && to.local.IsValid() {
+		if call.v6 {
+			info := (*unix.Inet6Pktinfo)(call.message(unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, unix.SizeofInet6Pktinfo))
+			*info = unix.Inet6Pktinfo{Addr: to.local.As16(), Ifindex: to.iface}
+		} else {
+			info := (*unix.Inet4Pktinfo)(call.message(unix.IPPROTO_IP, unix.IP_PKTINFO, unix.SizeofInet4Pktinfo))
+			*info = unix.Inet4Pktinfo{Spec_dst: to.local.As4()}
+		}
+	}
+	if segment > 0 {
+		*(*uint16)(call.message(unix.IPPROTO_UDP, unix.UDP_SEGMENT, 2)) = uint16(segment)
+	}
+}
+
+// message adds a control message and returns the place of its data.
+func (call *sendCall) message(level, kind int32, size int) unsafe.Pointer {
+	start := len(call.control)
+	call.control = call.space[:start+unix.CmsgSpace(size)]
+	header := (*unix.Cmsghdr)(unsafe.Pointer(&call.space[start]))
+	header.Level, header.Type = level, kind
+	header.SetLen(unix.CmsgLen(size))
+	return unsafe.Pointer(&call.space[start+unix.CmsgLen(0)])
+}
