@@ -55,6 +55,14 @@ func orNull(s string) *string {
 	return &s
 }
 
+// numberOrNull is n, null for 0, which stands for none.
+func numberOrNull(n uint64) *uint64 {
+	if n == 0 {
+		return nil
+	}
+	return &n
+}
+
 // joined writes a list with commas, null if it is empty.
 func joined(list []netip.Addr) *string {
 	texts := make([]string, len(list))

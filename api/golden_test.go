@@ -92,7 +92,7 @@ func (f *fixture) connect(t *testing.T, id model.PeerID, age time.Duration) {
 	}
 	f.status[v.PublicKey] = model.PeerStatus{
 		PublicKey: v.PublicKey, HasPresharedKey: true, Endpoint: netip.MustParseAddrPort("198.51.100.7:51820"),
-		AllowedIPs: v.AllowedIPs, LastHandshake: f.clock.now().Add(-age), RxBytes: 1000, TxBytes: 2000, Keepalive: v.Keepalive,
+		AllowedIPs: v.AllowedIPs, LastHandshake: f.clock.now().Add(-age), RxBytes: 1000, TxBytes: 2000, RxPackets: 10, TxPackets: 20, Keepalive: v.Keepalive,
 	}
 }
 

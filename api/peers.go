@@ -45,6 +45,22 @@ type peerView struct {
 	TransferTx      uint64 `json:"transferTx" doc:"Bytes sent to the peer since the tunnel started"`
 	IP              string `json:"ip"`
 	Status          string `json:"status" enum:"online,offline"`
+
+	// Ours, beyond the contract. Up is what the peer sends, rx what the server receives.
+	RxPackets      uint64            `json:"rx_packets" doc:"Packets received from the peer since the tunnel started"`
+	TxPackets      uint64            `json:"tx_packets" doc:"Packets sent to the peer since the tunnel started"`
+	TotalRxPackets uint64            `json:"total_rx_packets"`
+	TotalTxPackets uint64            `json:"total_tx_packets"`
+	RateLimitUp    *uint64           `json:"rate_limit_up" doc:"Bits per second that the peer may send; null is no limit"`
+	RateLimitDown  *uint64           `json:"rate_limit_down" doc:"Bits per second that the peer may receive; null is no limit"`
+	QuotaBytes     *uint64           `json:"quota_bytes" doc:"Bytes per calendar month (UTC), both directions together; null is no quota"`
+	QuotaAction    model.QuotaAction `json:"quota_action" enum:"block,notify" doc:"block: a peer that has used up its quota is cut until the next month or a higher quota; notify: an event only"`
+	QuotaUsed      uint64            `json:"quota_used_bytes" doc:"Bytes in this month, both directions together, with a quota or without"`
+	QuotaResetsAt  *string           `json:"quota_resets_at"`
+	QuotaExceeded  bool              `json:"quota_exceeded"`
+	Isolated       bool              `json:"isolated" doc:"Neither reaches other peers nor is reached by them"`
+	NoExit         bool              `json:"no_exit" doc:"Does not reach the internet through this server"`
+	Trusted        bool              `json:"trusted" doc:"May open the ports of a home gateway"`
 }
 
 func viewPeer(p *peers.View) peerView {
@@ -56,6 +72,14 @@ func viewPeer(p *peers.View) peerView {
 		HostnameReportedAt: dtOrNull(p.HostnameReportedAt), PeerType: p.Type,
 		CreatedAt: dt(p.CreatedAt), UpdatedAt: dt(p.UpdatedAt),
 		IsOnline: p.Online, LatestHandshake: unix(p.Counters.LastHandshake), IP: p.Address().String(), Status: "offline",
+
+		TotalRxPackets: p.Counters.TotalRxPackets, TotalTxPackets: p.Counters.TotalTxPackets,
+		RateLimitUp: numberOrNull(p.RateLimitUp), RateLimitDown: numberOrNull(p.RateLimitDown),
+		QuotaBytes: numberOrNull(p.QuotaBytes), QuotaAction: p.OnQuota(), QuotaUsed: p.QuotaUsed, QuotaExceeded: p.QuotaExceeded,
+		Isolated: p.Isolated, NoExit: p.NoExit, Trusted: p.Trusted,
+	}
+	if p.QuotaBytes != 0 {
+		v.QuotaResetsAt = isoOrNull(&p.QuotaResets)
 	}
 	if p.User != 0 {
 		v.UserID = &p.User
@@ -71,6 +95,7 @@ func viewPeer(p *peers.View) peerView {
 			v.LatestHandshake = unix(st.LastHandshake)
 		}
 		v.TransferRx, v.TransferTx = st.RxBytes, st.TxBytes
+		v.RxPackets, v.TxPackets = st.RxPackets, st.TxPackets
 	}
 	v.StoredRx, v.StoredTx, v.StoredHandshake = v.TransferRx, v.TransferTx, v.LatestHandshake
 	return v

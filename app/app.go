@@ -258,8 +258,12 @@ func (a *App) buildServices(context.Context) (err error) {
 		return err
 	}
 	a.backup = backup.New(backup.Options{DB: a.db, Now: a.now})
+	a.traffic = telemetry.NewTraffic(telemetry.TrafficOptions{
+		DB: a.db, Log: a.log.With("part", "traffic"), Now: a.now, Interval: s.TrafficInterval.Duration(),
+		Status: func() []model.PeerStatus { return a.tunnel.Status().Peers },
+	})
 	a.peers = peers.New(peers.Options{
-		DB: a.db, Log: a.log.With("part", "peers"), Now: a.now, Status: a.peerStatus, Zone: s.DNSDomain,
+		DB: a.db, Log: a.log.With("part", "peers"), Now: a.now, Status: a.peerStatus, Meter: a.traffic, Zone: s.DNSDomain,
 		Tunnel: peers.Tunnel{
 			Subnet: s.WGSubnet, Gateway: s.WGGateway, Endpoint: s.endpoint(tunnel.ListenPort), BaseURL: s.BaseURL,
 			ServerKey: tunnel.PublicKey, DNS: s.dns, AllowedIPs: s.allowedIPs, Keepalive: s.WGKeepalive, MTU: s.WGMTU,
@@ -270,10 +274,6 @@ func (a *App) buildServices(context.Context) (err error) {
 		Skipped: func() map[model.RouteID]error { return a.reconciler.Skipped() },
 		Blocked: s.blockedPorts(a.ownPorts()...), MaxRange: s.L4MaxPortRange,
 		AdminHost: s.adminHosts[0], ZoneDomain: s.DNSDomain, Tunnel: s.WGSubnet,
-	})
-	a.traffic = telemetry.NewTraffic(telemetry.TrafficOptions{
-		DB: a.db, Log: a.log.With("part", "traffic"), Now: a.now, Interval: s.TrafficInterval.Duration(),
-		Status: func() []model.PeerStatus { return a.tunnel.Status().Peers },
 	})
 	return nil
 }

@@ -17,6 +17,10 @@
 //     is younger than 180 seconds.
 //   - keepalive: seconds between empty packets that keep a NAT mapping open, 0 is off.
 //   - preshared key: 32 secret bytes mixed into the handshake.
+//   - up, down: the directions of a peer's limits, seen from the peer: up is what it
+//     sends. Rx and tx are this server's: rx is what it received from the peer.
+//   - quota: the bytes that a peer may move in a calendar month in UTC, both
+//     directions together, as WireGuard counts them.
 //   - hub: what carries a packet between peers, this server and the internet.
 //   - exit: the way out to the internet for packets of peers.
 //   - route: a published service: a domain (type http) or a port (type l4) and the

@@ -14,7 +14,9 @@ type PeerStatus struct {
 	LastHandshake   time.Time // zero: none yet
 	RxBytes         uint64    // received from the peer since the device started
 	TxBytes         uint64    // sent to the peer since the device started
-	Keepalive       uint16    // seconds, 0 is off
+	RxPackets       uint64    // the same in packets
+	TxPackets       uint64
+	Keepalive       uint16 // seconds, 0 is off
 }
 
 // Online reports whether the last handshake is young enough at the time now.
@@ -24,10 +26,45 @@ func (s *PeerStatus) Online(now time.Time) bool {
 
 // PeerCounters are sums over restarts.
 type PeerCounters struct {
-	ID            PeerID    `json:"id"`
-	TotalRx       uint64    `json:"total_rx"` // bytes received from the peer
-	TotalTx       uint64    `json:"total_tx"` // bytes sent to the peer
-	LastHandshake time.Time `json:"last_handshake"`
+	ID             PeerID    `json:"id"`
+	TotalRx        uint64    `json:"total_rx"` // bytes received from the peer
+	TotalTx        uint64    `json:"total_tx"` // bytes sent to the peer
+	TotalRxPackets uint64    `json:"total_rx_packets,omitempty"`
+	TotalTxPackets uint64    `json:"total_tx_packets,omitempty"`
+	LastHandshake  time.Time `json:"last_handshake"`
+	Months         Months    `json:"months,omitempty"` // bytes in both directions together
+}
+
+// Add counts t.
+func (c *PeerCounters) Add(t PeerTraffic) {
+	c.TotalRx += t.RxBytes
+	c.TotalTx += t.TxBytes
+	c.TotalRxPackets += t.RxPackets
+	c.TotalTxPackets += t.TxPackets
+	if !t.LastHandshake.IsZero() {
+		c.LastHandshake = t.LastHandshake.UTC()
+	}
+	c.Months = c.Months.Plus(t.Months)
+}
+
+// PeerTraffic is what a peer moved over some time.
+type PeerTraffic struct {
+	RxBytes, RxPackets uint64    // received from the peer
+	TxBytes, TxPackets uint64    // sent to the peer
+	Months             Months    // bytes in both directions together
+	LastHandshake      time.Time // the last one, zero: none
+}
+
+// Plus returns t and what came after it.
+func (t PeerTraffic) Plus(later PeerTraffic) PeerTraffic {
+	if later.LastHandshake.IsZero() {
+		later.LastHandshake = t.LastHandshake
+	}
+	return PeerTraffic{
+		RxBytes: t.RxBytes + later.RxBytes, RxPackets: t.RxPackets + later.RxPackets,
+		TxBytes: t.TxBytes + later.TxBytes, TxPackets: t.TxPackets + later.TxPackets,
+		Months: t.Months.Plus(later.Months), LastHandshake: later.LastHandshake,
+	}
 }
 
 // TrafficSample is the traffic of all peers over one interval that ends at At.

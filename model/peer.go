@@ -61,6 +61,18 @@ type Peer struct {
 
 	Gateway *GatewayAccess `json:"gateway,omitempty"` // only for PeerGateway
 
+	// Up and down are the peer's: up is what it sends. Bits per second, 0 is no limit.
+	RateLimitUp   uint64 `json:"rate_limit_up,omitempty"`
+	RateLimitDown uint64 `json:"rate_limit_down,omitempty"`
+
+	QuotaBytes  uint64      `json:"quota_bytes,omitempty"`  // per month, both directions together; 0 is none
+	QuotaAction QuotaAction `json:"quota_action,omitempty"` // empty is QuotaBlock
+	QuotaMarks  Months      `json:"quota_marks,omitempty"`  // how much of the quota was told to be used, in percent
+
+	Isolated bool `json:"isolated,omitempty"` // neither reaches other peers nor is reached by them
+	NoExit   bool `json:"no_exit,omitempty"`  // does not reach the internet through this server
+	Trusted  bool `json:"trusted,omitempty"`  // may open the ports of a home gateway
+
 	CreatedAt time.Time `json:"created_at"`
 	UpdatedAt time.Time `json:"updated_at"`
 }
@@ -83,7 +95,22 @@ func (p *Peer) Address() netip.Addr {
 
 // Live reports whether p belongs into the tunnel at the time now.
 func (p *Peer) Live(now time.Time) bool {
-	return p.Enabled && (p.ExpiresAt == nil || p.ExpiresAt.After(now))
+	return p.Enabled && (p.ExpiresAt == nil || p.ExpiresAt.After(now)) &&
+		(p.OnQuota() == QuotaNotify || !p.QuotaExceeded(now))
+}
+
+// OnQuota says what becomes of p when it has used up its quota.
+func (p *Peer) OnQuota() QuotaAction {
+	if p.QuotaAction == "" {
+		return QuotaBlock
+	}
+	return p.QuotaAction
+}
+
+// QuotaExceeded reports whether p was found to have used up its quota in the
+// month of now.
+func (p *Peer) QuotaExceeded(now time.Time) bool {
+	return p.QuotaBytes > 0 && len(p.QuotaMarks) > 0 && p.QuotaMarks.In(MonthOf(now)) >= QuotaExceeded
 }
 
 var (

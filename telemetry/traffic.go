@@ -30,31 +30,23 @@ type TrafficOptions struct {
 	Status   func() []model.PeerStatus // of the live device
 }
 
-// Traffic samples the counters of the tunnel. Its methods may be called from
-// any goroutine.
+// Traffic reads the counters of the tunnel and keeps their sums. Its methods may
+// be called from any goroutine.
 type Traffic struct {
 	TrafficOptions
 
-	mu   sync.Mutex
-	last map[model.PublicKey]reading
-	owed map[model.PublicKey]share // what the store refused, as on a full disk
-	at   time.Time
-	rate Rate
-	day  time.Time // 00:00 UTC of the day that today sums
-	sum  model.TrafficSample
-}
+	// One reading at a time: an older one that came after a newer one would look
+	// like counters that started over. Held while Status is asked.
+	reading sync.Mutex
 
-type reading struct{ rx, tx uint64 }
-
-// share is what a peer moved since its sums were stored.
-type share struct {
-	reading
-	handshake time.Time
-}
-
-// add counts what came after s.
-func (s share) add(later share) share {
-	return share{reading{s.rx + later.rx, s.tx + later.tx}, later.handshake}
+	mu      sync.Mutex
+	last    map[model.PublicKey]model.PeerTraffic // of the device, Months unused
+	unsaved map[model.PublicKey]model.PeerTraffic // what the store does not hold yet
+	sample  model.TrafficSample                   // what came since the last one
+	at      time.Time                             // of the last one
+	rate    Rate
+	day     time.Time // 00:00 UTC of the day that today sums
+	sum     model.TrafficSample
 }
 
 // Rate is bytes per second between the last two samples. Upload is what this
@@ -63,7 +55,10 @@ type Rate struct{ Upload, Download uint64 }
 
 // NewTraffic returns a Traffic that has seen nothing yet.
 func NewTraffic(o TrafficOptions) *Traffic {
-	return &Traffic{TrafficOptions: o, last: make(map[model.PublicKey]reading), owed: make(map[model.PublicKey]share)}
+	return &Traffic{
+		TrafficOptions: o,
+		last:           make(map[model.PublicKey]model.PeerTraffic), unsaved: make(map[model.PublicKey]model.PeerTraffic),
+	}
 }
 
 // Run takes a sample now, one per interval, and a last one when ctx ends.
@@ -85,36 +80,68 @@ func (t *Traffic) Run(ctx context.Context) error {
 	}
 }
 
-// Sample reads the counters of the device and stores what came since the last
-// reading. A counter that went back, as after a restart of the device, starts
-// over from 0.
-func (t *Traffic) Sample(ctx context.Context) error {
-	now := t.Now().UTC()
-	status := t.Status()
+// Read counts in memory what the device moved since the last reading. A counter
+// that went back, as after a restart of the device, starts over from 0. It may
+// be called as often as one likes; Sample stores.
+func (t *Traffic) Read() {
+	t.reading.Lock()
+	defer t.reading.Unlock()
+	now, status := t.Now().UTC(), t.Status()
+	month := model.MonthOf(now)
 
 	t.mu.Lock()
-	sample := model.TrafficSample{At: now}
-	moved := t.owed
-	t.owed = make(map[model.PublicKey]share)
-	current := make(map[model.PublicKey]reading, len(status))
+	defer t.mu.Unlock()
+	t.sample.Peers = 0
+	current := make(map[model.PublicKey]model.PeerTraffic, len(status))
 	for i := range status {
 		s := &status[i]
-		old := t.last[s.PublicKey]
-		if s.RxBytes < old.rx || s.TxBytes < old.tx {
-			old = reading{}
-		}
-		d := reading{s.RxBytes - old.rx, s.TxBytes - old.tx}
-		current[s.PublicKey] = reading{s.RxBytes, s.TxBytes}
-		if d != (reading{}) {
-			moved[s.PublicKey] = moved[s.PublicKey].add(share{d, s.LastHandshake})
-		}
+		is := model.PeerTraffic{RxBytes: s.RxBytes, RxPackets: s.RxPackets, TxBytes: s.TxBytes, TxPackets: s.TxPackets}
+		current[s.PublicKey] = is
 		if s.Online(now) {
-			sample.Peers++
+			t.sample.Peers++
 		}
-		sample.DownloadBytes += d.rx
-		sample.UploadBytes += d.tx
+		d := since(t.last[s.PublicKey], is)
+		if d.RxBytes|d.TxBytes|d.RxPackets|d.TxPackets == 0 {
+			continue
+		}
+		d.LastHandshake = s.LastHandshake
+		d.Months = d.Months.With(month, d.RxBytes+d.TxBytes)
+		t.unsaved[s.PublicKey] = t.unsaved[s.PublicKey].Plus(d)
+		t.sample.DownloadBytes += d.RxBytes
+		t.sample.UploadBytes += d.TxBytes
 	}
 	t.last = current
+}
+
+// since returns what was counted from one reading to the next.
+func since(was, is model.PeerTraffic) model.PeerTraffic {
+	if is.RxBytes < was.RxBytes || is.TxBytes < was.TxBytes || is.RxPackets < was.RxPackets || is.TxPackets < was.TxPackets {
+		return is
+	}
+	return model.PeerTraffic{
+		RxBytes: is.RxBytes - was.RxBytes, RxPackets: is.RxPackets - was.RxPackets,
+		TxBytes: is.TxBytes - was.TxBytes, TxPackets: is.TxPackets - was.TxPackets,
+	}
+}
+
+// Unsaved returns what a peer moved until the last reading and the store does
+// not hold yet. Inside a write transaction that and the peer's stored counters
+// are all it moved; outside of one, what is just being stored may be in neither.
+func (t *Traffic) Unsaved(key model.PublicKey) model.PeerTraffic {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.unsaved[key]
+}
+
+// Sample reads the counters and stores what is not stored yet.
+func (t *Traffic) Sample(ctx context.Context) error {
+	t.Read()
+	now := t.Now().UTC()
+
+	t.mu.Lock()
+	sample, nothing := t.sample, len(t.unsaved) == 0
+	t.sample = model.TrafficSample{}
+	sample.At = now
 	if passed := now.Sub(t.at).Seconds(); !t.at.IsZero() && passed > 0 {
 		t.rate = Rate{uint64(float64(sample.UploadBytes) / passed), uint64(float64(sample.DownloadBytes) / passed)}
 	}
@@ -122,24 +149,28 @@ func (t *Traffic) Sample(ctx context.Context) error {
 	t.addLocked(sample)
 	t.mu.Unlock()
 
-	if len(moved) == 0 {
+	if nothing {
 		return nil
 	}
-	err := t.storeCounters(ctx, moved)
-	if err != nil {
-		t.owe(moved)
-	}
-	return errors.Join(err, t.storeSample(now, &sample))
+	return errors.Join(t.storeCounters(ctx), t.storeSample(now, &sample))
 }
 
-// owe keeps what was not stored for the next time.
-func (t *Traffic) owe(moved map[model.PublicKey]share) {
+// take hands out what is not stored yet, and owe puts back what the store
+// refused, as on a full disk.
+func (t *Traffic) take() map[model.PublicKey]model.PeerTraffic {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for key, later := range t.owed {
-		moved[key] = moved[key].add(later)
+	moved := t.unsaved
+	t.unsaved = make(map[model.PublicKey]model.PeerTraffic)
+	return moved
+}
+
+func (t *Traffic) owe(moved map[model.PublicKey]model.PeerTraffic) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for key, d := range moved {
+		t.unsaved[key] = d.Plus(t.unsaved[key])
 	}
-	t.owed = moved
 }
 
 // Today returns the traffic since 00:00 UTC, and the current rate.
@@ -173,8 +204,11 @@ func (t *Traffic) loadToday() error {
 	})
 }
 
-func (t *Traffic) storeCounters(ctx context.Context, moved map[model.PublicKey]share) error {
-	return t.DB.Update(ctx, func(tx *store.Tx) error {
+func (t *Traffic) storeCounters(ctx context.Context) error {
+	var moved map[model.PublicKey]model.PeerTraffic
+	err := t.DB.Update(ctx, func(tx *store.Tx) error {
+		// Taken inside, so that no other writer counts it twice.
+		moved = t.take()
 		for key, d := range moved {
 			p, err := store.Peers.Find(tx, "public_key", key.String())
 			if err != nil {
@@ -190,15 +224,17 @@ func (t *Traffic) storeCounters(ctx context.Context, moved map[model.PublicKey]s
 			if c == nil {
 				c = &model.PeerCounters{ID: p.ID}
 			}
-			c.TotalRx += d.rx
-			c.TotalTx += d.tx
-			c.LastHandshake = d.handshake.UTC()
+			c.Add(d)
 			if err := store.Counters.Put(tx, c); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
+	if err != nil {
+		t.owe(moved)
+	}
+	return err
 }
 
 func (t *Traffic) storeSample(now time.Time, s *model.TrafficSample) error {

@@ -4,6 +4,9 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
+	"reflect"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -184,11 +187,128 @@ func TestTrafficOfADeletedPeer(t *testing.T) {
 	u.status[0].TxBytes = 100
 	tr := u.traffic()
 	sample(t, tr)
-	if c := u.counters(t, u.peers[0]); c != (model.PeerCounters{}) {
+	if c := u.counters(t, u.peers[0]); !reflect.DeepEqual(c, model.PeerCounters{}) {
 		t.Errorf("sums without a peer: %+v", c)
 	}
 	if sum, _ := tr.Today(); sum.UploadBytes != 100 {
 		t.Errorf("today: %+v", sum)
+	}
+}
+
+// TestReadingsBetweenSamples reads more often than it stores: nothing is counted
+// twice, and what is not stored yet can be asked for.
+func TestReadingsBetweenSamples(t *testing.T) {
+	u := newTunnel(t, 2)
+	tr := u.traffic()
+	key := u.status[0].PublicKey
+	sample(t, tr)
+	for range 3 {
+		u.now = u.now.Add(2 * time.Second)
+		u.status[0].RxBytes += 100
+		u.status[0].RxPackets += 2
+		u.status[0].TxBytes += 10
+		u.status[0].TxPackets++
+		tr.Read()
+		tr.Read()
+	}
+	d := tr.Unsaved(key)
+	if d.RxBytes != 300 || d.RxPackets != 6 || d.TxBytes != 30 || d.TxPackets != 3 || d.Months.In("2026-03") != 330 {
+		t.Errorf("not stored yet: %+v", d)
+	}
+	if c := u.counters(t, u.peers[0]); c.TotalRx != 0 {
+		t.Errorf("a reading was stored: %+v", c)
+	}
+	u.status = u.status[1:] // it leaves the tunnel; what it moved stays
+	sample(t, tr)
+	c := u.counters(t, u.peers[0])
+	if c.TotalRx != 300 || c.TotalTx != 30 || c.TotalRxPackets != 6 || c.TotalTxPackets != 3 || c.Months.In("2026-03") != 330 {
+		t.Errorf("stored: %+v", c)
+	}
+	if d := tr.Unsaved(key); d.RxBytes != 0 || d.Months != nil {
+		t.Errorf("still owed: %+v", d)
+	}
+	if sum, rate := tr.Today(); sum.DownloadBytes != 300 || rate.Download != 50 {
+		t.Errorf("today %+v, rate %+v", sum, rate)
+	}
+}
+
+// TestUsageOfTheMonth goes over the end of a month, back by a day, restarts, and
+// goes on: each byte counts once, in the month that the clock showed.
+func TestUsageOfTheMonth(t *testing.T) {
+	u := newTunnel(t, 1)
+	tr := u.traffic()
+	move := func(at string, bytes uint64, store bool) {
+		t.Helper()
+		var err error
+		if u.now, err = time.Parse(time.DateTime, at); err != nil {
+			t.Fatal(err)
+		}
+		u.status[0].RxBytes += bytes
+		if tr.Read(); store {
+			sample(t, tr)
+		}
+	}
+	move("2026-11-30 23:59:00", 1, true)
+	move("2026-11-30 23:59:58", 2, false)
+	move("2026-12-01 00:00:00", 4, false) // one share over two months
+	move("2026-12-01 00:00:30", 8, true)
+	move("2026-11-30 00:00:30", 16, true)
+	u.status[0].RxBytes = 0 // the device starts over with the process
+	tr = u.traffic()
+	move("2026-11-30 12:00:00", 32, true)
+	move("2026-12-01 00:00:40", 64, true)
+	c := u.counters(t, u.peers[0])
+	if c.Months.In("2026-11") != 1+2+16+32 || c.Months.In("2026-12") != 4+8+64 || c.TotalRx != 127 {
+		t.Errorf("%+v", c)
+	}
+}
+
+// TestCountsWhileOthersRead has readings and samples at the same time, as the
+// look at quotas and the minute's sample are: no byte is lost or counted twice,
+// and inside a write transaction the stored and the unsaved part are all of it.
+func TestCountsWhileOthersRead(t *testing.T) {
+	u := newTunnel(t, 1)
+	var moved atomic.Uint64
+	tr := NewTraffic(TrafficOptions{
+		DB: u.db, Log: slog.New(slog.DiscardHandler), Now: func() time.Time { return u.now }, Interval: time.Minute,
+		Status: func() []model.PeerStatus {
+			return []model.PeerStatus{{PublicKey: u.status[0].PublicKey, RxBytes: moved.Add(1)}}
+		},
+	})
+	ctx, stop := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for ctx.Err() == nil {
+			tr.Read()
+		}
+	})
+	wg.Go(func() {
+		for ctx.Err() == nil {
+			if err := tr.Sample(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	for range 100 {
+		if err := u.db.Update(t.Context(), func(tx *store.Tx) error {
+			c, err := store.Counters.Get(tx, u.peers[0])
+			if err != nil || c == nil {
+				return err
+			}
+			low := c.Months.In("2026-03") + tr.Unsaved(u.status[0].PublicKey).Months.In("2026-03")
+			if high := moved.Load(); low > high {
+				t.Errorf("counted %d of %d", low, high)
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop()
+	wg.Wait()
+	sample(t, tr)
+	if c := u.counters(t, u.peers[0]); c.TotalRx != moved.Load() || c.Months.In("2026-03") != c.TotalRx {
+		t.Errorf("%d bytes moved, counted %+v", moved.Load(), c)
 	}
 }
 

@@ -12,12 +12,17 @@ import (
 
 // Update changes the fields of a peer that in holds.
 func (s *Service) Update(ctx context.Context, id model.PeerID, in Input) (View, error) {
-	return s.update(ctx, func(tx *store.Tx, now time.Time) (*model.Peer, error) {
+	if in.QuotaBytes.Set {
+		s.o.Meter.Read()
+	}
+	changed := false
+	v, err := s.update(ctx, func(tx *store.Tx, now time.Time) (*model.Peer, error) {
 		p, err := load(tx, id)
 		if err != nil {
 			return nil, err
 		}
 		var bad model.Invalids
+		quota := p.QuotaBytes
 		if err := in.apply(tx, p, &s.o.Tunnel, &bad); err != nil {
 			return nil, err
 		}
@@ -31,13 +36,26 @@ func (s *Service) Update(ctx context.Context, id model.PeerID, in Input) (View, 
 			return nil, err
 		}
 		p.UpdatedAt = now
+		var tell func() error
+		if changed = p.QuotaBytes != quota; changed {
+			if tell, err = s.judgeAnew(ctx, tx, p, now); err != nil {
+				return nil, err
+			}
+		}
 		if err := put(store.Peers.Put(tx, p)); err != nil {
 			return nil, err
 		}
-		return p, events.Append(ctx, tx, now, events.Entry{
+		if err := events.Append(ctx, tx, now, events.Entry{
 			Type: "peer_updated", Message: "peer " + p.Name + " was changed", Details: map[string]any{"peerId": id},
-		})
+		}); err != nil || tell == nil {
+			return p, err
+		}
+		return p, tell()
 	})
+	if err == nil && changed {
+		s.quotaWritten()
+	}
+	return v, err
 }
 
 // Toggle enables a disabled peer and disables an enabled one.

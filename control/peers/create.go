@@ -65,6 +65,9 @@ func (s *Service) Create(ctx context.Context, in Input) (Created, error) {
 	if err != nil {
 		return Created{}, err
 	}
+	if p.QuotaBytes != 0 {
+		s.quotaWritten()
+	}
 	if env != nil {
 		env.EnvContent = s.envContent(&v.Peer, env, k.private, k.preshared)
 	}

@@ -17,10 +17,10 @@ const expiryInterval = time.Minute
 // expiryRetry is how long Run waits after a store that refused.
 const expiryRetry = 5 * time.Second
 
-// Run disables peers as they expire, until ctx ends.
+// Run disables peers as they expire, and looks after quotas, until ctx ends.
 func (s *Service) Run(ctx context.Context) error {
 	for {
-		wait := s.step(ctx)
+		wait := min(s.step(ctx), s.stepQuotas(ctx))
 		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():

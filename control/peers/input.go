@@ -8,7 +8,7 @@ import (
 )
 
 // Input is what a caller asks for. Create needs Name and takes everything but
-// Enabled; Update takes Name to UserID and Enabled, leaves alone what is absent,
+// Enabled; Update takes Name to Enabled, leaves alone what is absent,
 // and passes over the rest, so that a peer can be sent back as it was read.
 type Input struct {
 	Name        model.Field[string] `json:"name"`
@@ -19,7 +19,16 @@ type Input struct {
 	Keepalive   model.Field[int64]  `json:"persistentKeepalive" alias:"persistent_keepalive"`
 	GroupID     model.Field[int64]  `json:"group_id"`
 	UserID      model.Field[int64]  `json:"user_id"`
-	Enabled     model.Field[bool]   `json:"enabled"`
+
+	RateLimitUp   model.Field[int64]  `json:"rate_limit_up" doc:"Bits per second that the peer may send, 64000 to 100000000000; 0 or null is no limit"`
+	RateLimitDown model.Field[int64]  `json:"rate_limit_down" doc:"Bits per second that the peer may receive, 64000 to 100000000000; 0 or null is no limit"`
+	QuotaBytes    model.Field[int64]  `json:"quota_bytes" doc:"Bytes per calendar month (UTC), both directions together; 0 or null is no quota"`
+	QuotaAction   model.Field[string] `json:"quota_action" doc:"block or notify; null is block"`
+	Isolated      model.Field[bool]   `json:"isolated"`
+	NoExit        model.Field[bool]   `json:"no_exit"`
+	Trusted       model.Field[bool]   `json:"trusted"`
+
+	Enabled model.Field[bool] `json:"enabled"`
 
 	Hostname     model.Field[string] `json:"hostname"`
 	PublicKey    model.Field[string] `json:"public_key"`    // the device keeps its private key
@@ -99,7 +108,41 @@ func (in *Input) apply(tx *store.Tx, p *model.Peer, def *Tunnel, bad *model.Inva
 			}
 		}
 	}
+	in.applyLimits(p, bad)
 	return nil
+}
+
+// applyLimits is the part of apply about how much the peer may move, and whereto.
+func (in *Input) applyLimits(p *model.Peer, bad *model.Invalids) {
+	for _, limit := range []struct {
+		name string
+		in   model.Field[int64]
+		to   *uint64
+	}{{"rate_limit_up", in.RateLimitUp, &p.RateLimitUp}, {"rate_limit_down", in.RateLimitDown, &p.RateLimitDown}} {
+		if limit.in.Set {
+			n, err := model.ParseRateLimit(limit.name, limit.in.Value)
+			bad.AddError(err)
+			*limit.to = n
+		}
+	}
+	if in.QuotaBytes.Set {
+		n, err := model.ParseQuota(in.QuotaBytes.Value)
+		bad.AddError(err)
+		p.QuotaBytes = n
+	}
+	if in.QuotaAction.Set {
+		action, err := model.ParseQuotaAction(in.QuotaAction.Value)
+		bad.AddError(err)
+		p.QuotaAction = action
+	}
+	for _, flag := range []struct {
+		in model.Field[bool]
+		to *bool
+	}{{in.Isolated, &p.Isolated}, {in.NoExit, &p.NoExit}, {in.Trusted, &p.Trusted}} {
+		if flag.in.Set {
+			*flag.to = flag.in.Value
+		}
+	}
 }
 
 // gatewayPorts reads the ports of a new gateway. They are checked for a plain

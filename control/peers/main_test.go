@@ -30,6 +30,7 @@ type bench struct {
 	db     *store.DB
 	now    time.Time
 	status map[model.PublicKey]model.PeerStatus
+	meter  meter
 }
 
 // newBench serves the subnet; its gateway is the first address.
@@ -39,7 +40,7 @@ func newBench(t testing.TB, subnet string, change ...func(*Options)) *bench {
 	prefix := netip.MustParsePrefix(subnet)
 	o := Options{
 		DB: b.db, Now: func() time.Time { return b.now }, Zone: "gc.internal",
-		Status: func() map[model.PublicKey]model.PeerStatus { return b.status },
+		Status: func() map[model.PublicKey]model.PeerStatus { return b.status }, Meter: &b.meter,
 		Tunnel: Tunnel{
 			Subnet: prefix, Gateway: prefix.Addr().Next(), Endpoint: "vpn.example.com:51820",
 			BaseURL: "https://gate.example.com/", ServerKey: fixedKey(9).Public(),

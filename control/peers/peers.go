@@ -1,5 +1,5 @@
 // Package peers decides about peers: who may join the tunnel, under which name,
-// key and address, and until when. Of ours it imports model, store and
+// key and address, until when, and how much of the network is theirs. Of ours it imports model, store and
 // control/events.
 package peers
 
@@ -36,6 +36,9 @@ type Options struct {
 	// The map is only read.
 	Status func() map[model.PublicKey]model.PeerStatus
 
+	Meter         Meter         // nil: nothing counts against a quota but what is stored
+	QuotaInterval time.Duration // between two looks at what counts, 0 is DefaultQuotaInterval
+
 	Tunnel Tunnel
 	Zone   string // internal DNS domain; no peer gets a name in it that a route has
 }
@@ -56,9 +59,10 @@ type Tunnel struct {
 // Service changes and reads peers. Its methods may be called from any goroutine;
 // a change that returned nil is live.
 type Service struct {
-	o    Options
-	host string        // of the base URL, normalised
-	wake chan struct{} // tells Run that a deadline may have moved
+	o      Options
+	host   string        // of the base URL, normalised
+	wake   chan struct{} // tells Run that a deadline may have moved
+	quotas quotas
 }
 
 // View is a peer and what is known of it.
@@ -67,6 +71,10 @@ type View struct {
 	Counters model.PeerCounters
 	Status   *model.PeerStatus // nil: not in the tunnel
 	Online   bool
+
+	QuotaUsed     uint64    // bytes in this month, both ways together
+	QuotaExceeded bool      // and that is known to be all of the quota
+	QuotaResets   time.Time // when the month ends
 }
 
 // New returns a service. It panics on options that the caller should have
@@ -85,11 +93,19 @@ func New(o Options) *Service {
 	if o.Status == nil {
 		o.Status = func() map[model.PublicKey]model.PeerStatus { return nil }
 	}
+	if o.Meter == nil {
+		o.Meter = noMeter{}
+	}
+	if o.QuotaInterval <= 0 {
+		o.QuotaInterval = DefaultQuotaInterval
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	host, _ := model.NormalizeHost(base.Host)
-	return &Service{o: o, host: host, wake: make(chan struct{}, 1)}
+	s := &Service{o: o, host: host, wake: make(chan struct{}, 1)}
+	s.quotas.month = model.MonthOf(o.Now())
+	return s
 }
 
 func (t *Tunnel) check() (base *url.URL, err error) {
@@ -131,7 +147,7 @@ func (s *Service) List(ctx context.Context, limit, offset int) (page []View, tot
 		list, n := store.Peers.Page(tx, limit, max(offset, 0))
 		total, page = n, make([]View, 0, len(list))
 		for _, p := range list {
-			v, err := view(tx, p, status, now)
+			v, err := s.view(tx, p, status, now)
 			if err != nil {
 				return err
 			}
@@ -150,7 +166,7 @@ func (s *Service) Get(ctx context.Context, id model.PeerID) (v View, err error) 
 		if err != nil {
 			return err
 		}
-		v, err = view(tx, p, status, s.o.Now())
+		v, err = s.view(tx, p, status, s.o.Now())
 		return err
 	})
 	return v, err
@@ -167,7 +183,7 @@ func load(tx *store.Tx, id model.PeerID) (*model.Peer, error) {
 	return p, nil
 }
 
-func view(tx *store.Tx, p *model.Peer, status map[model.PublicKey]model.PeerStatus, now time.Time) (View, error) {
+func (s *Service) view(tx *store.Tx, p *model.Peer, status map[model.PublicKey]model.PeerStatus, now time.Time) (View, error) {
 	v := View{Peer: *p, Counters: model.PeerCounters{ID: p.ID}}
 	c, err := store.Counters.Get(tx, p.ID)
 	if err != nil {
@@ -176,6 +192,9 @@ func view(tx *store.Tx, p *model.Peer, status map[model.PublicKey]model.PeerStat
 	if c != nil {
 		v.Counters = *c
 	}
+	month := model.MonthOf(now)
+	v.QuotaUsed = s.used(p.PublicKey, c, month)
+	v.QuotaExceeded, v.QuotaResets = p.QuotaExceeded(now), month.End()
 	if st, ok := status[p.PublicKey]; ok {
 		v.Status, v.Online = &st, st.Online(now)
 	}
@@ -191,7 +210,7 @@ func (s *Service) update(ctx context.Context, f func(*store.Tx, time.Time) (*mod
 		if err != nil {
 			return err
 		}
-		v, err = view(tx, p, status, now)
+		v, err = s.view(tx, p, status, now)
 		return err
 	})
 	s.poke()

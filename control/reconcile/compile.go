@@ -82,6 +82,8 @@ func compileNetstack(s *state, f *Facts, now time.Time) *netstack.Config {
 			c.Peers = append(c.Peers, netstack.Peer{
 				Name: p.Name, PublicKey: p.PublicKey, PresharedKey: p.psk,
 				AllowedIPs: p.AllowedIPs, Keepalive: p.Keepalive, ServerPorts: companionPorts(p.Gateway),
+				Isolated: p.Isolated, NoExit: p.NoExit, Trusted: p.Trusted,
+				ReceiveLimit: p.RateLimitUp / 8, SendLimit: p.RateLimitDown / 8,
 			})
 		}
 	}

@@ -4,10 +4,12 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"gatecontrol/model"
+	"gatecontrol/netstack"
 	"gatecontrol/store"
 )
 
@@ -88,6 +91,48 @@ func TestCompileGolden(t *testing.T) {
 	}
 	if diff := cmp.Diff(string(want), string(got)+"\n"); diff != "" {
 		t.Errorf("plan (-want +got):\n%s", diff)
+	}
+}
+
+func TestCompilePeers(t *testing.T) {
+	full := model.Months{{Month: model.MonthOf(testNow), N: model.QuotaExceeded}}
+	for _, c := range []struct {
+		name   string
+		change func(*model.Peer)
+		want   *netstack.Peer // but for what all peers have; nil: not in the tunnel
+	}{
+		{"plain", func(*model.Peer) {}, &netstack.Peer{}},
+		{"bits become bytes", func(p *model.Peer) { p.RateLimitUp, p.RateLimitDown = 64_000, 100_000_000_000 },
+			&netstack.Peer{ReceiveLimit: 8000, SendLimit: 12_500_000_000}},
+		{"isolated", func(p *model.Peer) { p.Isolated = true }, &netstack.Peer{Isolated: true}},
+		{"no exit", func(p *model.Peer) { p.NoExit = true }, &netstack.Peer{NoExit: true}},
+		{"trusted", func(p *model.Peer) { p.Trusted = true }, &netstack.Peer{Trusted: true}},
+		{"quota used up", func(p *model.Peer) { p.QuotaBytes, p.QuotaMarks = 1, full }, nil},
+		{"quota used up, to be told", func(p *model.Peer) { p.QuotaBytes, p.QuotaMarks, p.QuotaAction = 1, full, model.QuotaNotify }, &netstack.Peer{}},
+		{"quota used up in another month", func(p *model.Peer) {
+			p.QuotaBytes, p.QuotaMarks = 1, model.Months{{Month: "2026-02", N: model.QuotaExceeded}}
+		}, &netstack.Peer{}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := testPeer(4, "10.8.0.2", c.change)
+			got := compile(&state{peers: []*peer{p}}, &testFacts, nil, testNow).Netstack.Peers
+			var want []netstack.Peer
+			if c.want != nil {
+				c.want.Name, c.want.PublicKey, c.want.AllowedIPs, c.want.Keepalive = p.Name, p.PublicKey, p.AllowedIPs, p.Keepalive
+				want = []netstack.Peer{*c.want}
+			}
+			if diff := cmp.Diff(fmt.Sprintf("%+v", want), fmt.Sprintf("%+v", got)); diff != "" {
+				t.Errorf("peers (-want +got):\n%s", diff)
+			}
+			if c.want != nil {
+				other := *c.want
+				other.Isolated, other.NoExit, other.Trusted, other.ReceiveLimit, other.SendLimit = false, false, false, 0, 0
+				plain := netstack.Config{Peers: []netstack.Peer{other}}
+				if got := (netstack.Config{Peers: want}).Equal(plain); got != reflect.DeepEqual(*c.want, other) {
+					t.Errorf("equal to a plain peer: %t", got)
+				}
+			}
+		})
 	}
 }
 
