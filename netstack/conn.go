@@ -22,13 +22,21 @@ import (
 // it was cut, when the stack has forgotten them.
 type tcpConn struct {
 	*gonet.TCPConn
+	flight        *flight
 	local, remote *net.TCPAddr
 }
 
-// newTCPConn wraps a connected endpoint and turns keepalive on.
-func newTCPConn(wq *waiter.Queue, ep tcpip.Endpoint, local, remote netip.AddrPort) *tcpConn {
+// newTCPConn wraps an endpoint that is connected to a peer and turns keepalive
+// on.
+func (d *Device) newTCPConn(wq *waiter.Queue, ep tcpip.Endpoint, peer *identity, local, remote netip.AddrPort) *tcpConn {
 	setKeepalive(ep)
-	return &tcpConn{gonet.NewTCPConn(wq, ep), net.TCPAddrFromAddrPort(local), net.TCPAddrFromAddrPort(remote)}
+	return &tcpConn{gonet.NewTCPConn(wq, ep), d.flights.add(ep, peer), net.TCPAddrFromAddrPort(local), net.TCPAddrFromAddrPort(remote)}
+}
+
+// Write waits until b is written, but not until it has arrived.
+func (c *tcpConn) Write(b []byte) (int, error) {
+	c.flight.write(len(b))
+	return c.TCPConn.Write(b)
 }
 
 func (c *tcpConn) LocalAddr() net.Addr  { return c.local }
@@ -48,10 +56,10 @@ func setKeepalive(ep tcpip.Endpoint) {
 	ep.SocketOptions().SetKeepAlive(true)
 }
 
-// dialTCP connects to addr from the tunnel address.
-func dialTCP(ctx context.Context, s *stack.Stack, addr netip.AddrPort) (*tcpConn, error) {
+// dialTCP connects to addr, an address of peer, from the tunnel address.
+func (d *Device) dialTCP(ctx context.Context, peer *identity, addr netip.AddrPort) (*tcpConn, error) {
 	var wq waiter.Queue
-	ep, terr := s.NewEndpoint(tcp.ProtocolNumber, gvipv4.ProtocolNumber, &wq)
+	ep, terr := d.stack.NewEndpoint(tcp.ProtocolNumber, gvipv4.ProtocolNumber, &wq)
 	if terr != nil {
 		return nil, stackError("dial", "tcp", addr, terr)
 	}
@@ -84,7 +92,7 @@ func dialTCP(ctx context.Context, s *stack.Stack, addr netip.AddrPort) (*tcpConn
 		ep.Close()
 		return nil, stackError("dial", "tcp", addr, terr)
 	}
-	return newTCPConn(&wq, ep, addrPort(local), addr), nil
+	return d.newTCPConn(&wq, ep, peer, addrPort(local), addr), nil
 }
 
 // udpConn is a UDP socket of the stack, connected to a peer.

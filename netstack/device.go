@@ -77,6 +77,8 @@ type Device struct {
 	exit  *exit
 	wg    *wireguard.Device
 
+	flights flights
+
 	// preparing is set while a Pending is outstanding.
 	preparing atomic.Bool
 
@@ -184,6 +186,7 @@ func (d *Device) Close() error {
 			ep.Abort()
 		}
 	})
+	d.flights.close()
 	d.stack.Destroy()
 	return nil
 }
@@ -202,7 +205,7 @@ func (d *Device) Dial(ctx context.Context, network string, addr netip.AddrPort) 
 	var c net.Conn
 	switch network {
 	case "tcp", "tcp4":
-		tc, err := dialTCP(ctx, d.stack, addr)
+		tc, err := d.dialTCP(ctx, owner.identity, addr)
 		if err != nil {
 			return nil, err
 		}

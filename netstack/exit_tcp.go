@@ -83,7 +83,7 @@ func (e *exit) connect(ctx context.Context, r *tcp.ForwarderRequest, f *flow) (*
 		r.Complete(true)
 		return nil, nil
 	}
-	return f.accept(r), host
+	return e.accept(f, r), host
 }
 
 // handOver gives a connection that a peer opened to one of this host's own
@@ -99,12 +99,12 @@ func (e *exit) handOver(r *tcp.ForwarderRequest, f *flow) {
 		return
 	}
 	defer release(&e.halfOpen, &f.from.halfOpen)
-	p := f.accept(r)
+	p := e.accept(f, r)
 	if p == nil {
 		return
 	}
 	if ep := f.detach(); ep != nil {
-		c := newTCPConn(&p.wq, ep, f.dst, f.src)
+		c := e.d.newTCPConn(&p.wq, ep, f.from, f.dst, f.src)
 		if !l.hand(c) {
 			ep.Abort()
 			ep.Close()
@@ -114,13 +114,14 @@ func (e *exit) handOver(r *tcp.ForwarderRequest, f *flow) {
 
 // peerSide is the peer's end of a TCP flow.
 type peerSide struct {
-	wq   waiter.Queue
-	ep   tcpip.Endpoint
-	conn *gonet.TCPConn // for writing
+	wq     waiter.Queue
+	ep     tcpip.Endpoint
+	conn   *gonet.TCPConn // for writing
+	flight *flight
 }
 
 // accept completes the peer's handshake, and r. It returns nil if that fails.
-func (f *flow) accept(r *tcp.ForwarderRequest) *peerSide {
+func (e *exit) accept(f *flow, r *tcp.ForwarderRequest) *peerSide {
 	p := new(peerSide)
 	ep, terr := r.CreateEndpoint(&p.wq)
 	r.Complete(terr != nil)
@@ -131,7 +132,7 @@ func (f *flow) accept(r *tcp.ForwarderRequest) *peerSide {
 	if !f.setEndpoint(ep) {
 		return nil
 	}
-	p.ep, p.conn = ep, gonet.NewTCPConn(&p.wq, ep)
+	p.ep, p.conn, p.flight = ep, gonet.NewTCPConn(&p.wq, ep), e.d.flights.add(ep, f.from)
 	return p
 }
 
@@ -186,6 +187,7 @@ func (e *exit) copyToPeer(p *peerSide, host net.Conn) error {
 	for {
 		buf, n, err := from.next()
 		if err == nil && n > 0 {
+			p.flight.write(n)
 			_, err = p.conn.Write(buf[:n])
 		} else if err == nil {
 			err = io.EOF

@@ -103,8 +103,9 @@ func (l *listener) acceptOwn() (net.Conn, error) {
 			return nil, &net.OpError{Op: "accept", Net: "tcp", Addr: l.Addr(), Err: net.ErrClosed}
 		}
 		// The peer may have been removed while the connection was in the backlog.
-		if from := addrPort(remote); l.d.table.Load().lookup(from.Addr()) != nil {
-			return newTCPConn(wq, ep, l.addr, from), nil
+		from := addrPort(remote)
+		if p := l.d.table.Load().lookup(from.Addr()); p != nil {
+			return l.d.newTCPConn(wq, ep, p.identity, l.addr, from), nil
 		}
 		ep.Abort()
 		ep.Close()

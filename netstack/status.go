@@ -51,6 +51,7 @@ func (d *Device) Status() Status {
 			w := p.wg.Status()
 			ps.Endpoint, ps.LastHandshake = w.Endpoint, w.LastHandshake
 			ps.RxBytes, ps.TxBytes = w.RxBytes, w.TxBytes
+			ps.RxPackets, ps.TxPackets = w.RxPackets, w.TxPackets
 		}
 		s.Peers = append(s.Peers, ps)
 	}

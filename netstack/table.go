@@ -71,6 +71,7 @@ type identity struct {
 	key      model.PublicKey
 	wg       *wireguard.Peer // set when the change is made that brings the peer
 	halfOpen atomic.Int32    // TCP flows through the exit that are being dialed
+	moving   atomic.Int32    // connections of this server to it that are moving data
 	tcpFlows atomic.Int32    // TCP flows through the exit
 	udpFlows atomic.Int32    // UDP flows through the exit
 }
