@@ -53,8 +53,10 @@ type Options struct {
 	// addresses of this host.
 	PublicAddrs []netip.Addr
 
-	// DialExit opens the connections of the exit, network "tcp" or "udp". Every
-	// address is judged before it is asked. Nil dials from this host.
+	// DialExit opens the connections of the exit, network "tcp", "udp" or "icmp".
+	// Every address is judged before it is asked. Nil dials from this host. What
+	// it returns for "icmp" carries whole ICMP echo messages in datagrams, whose
+	// identifier is its local port, and is opened without waiting.
 	DialExit func(ctx context.Context, network string, addr netip.AddrPort) (net.Conn, error)
 
 	// OnCut, if set, is told by Commit of addresses that their peer has lost, for

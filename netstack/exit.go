@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 )
@@ -52,9 +53,11 @@ type exit struct {
 	wg     sync.WaitGroup // of flows
 	since  time.Time
 
-	udpIdle, udpIdleDNS time.Duration
+	udpIdle, udpIdleDNS, echoIdle time.Duration
 
-	halfOpen, tcpFlows, udpFlows atomic.Int32
+	halfOpen, tcpFlows, udpFlows, echoFlows atomic.Int32
+
+	echoes echoes
 
 	buffers sync.Pool // of *[copyBuffer]byte
 
@@ -63,7 +66,8 @@ type exit struct {
 	closed bool
 }
 
-// flow is one TCP connection or UDP association through the exit.
+// flow is one TCP connection, UDP association or series of echo requests
+// through the exit. Echo has no ports; its identifier stands for the peer's.
 type flow struct {
 	from *identity
 	src  netip.AddrPort
@@ -78,7 +82,11 @@ type flow struct {
 }
 
 func newExit(d *Device, public []netip.Addr, dial func(context.Context, string, netip.AddrPort) (net.Conn, error)) *exit {
-	e := &exit{log: d.log, d: d, dial: dial, hosts: newHostAddrs(d.log, public), since: time.Now(), udpIdle: udpIdle, udpIdleDNS: udpIdleDNS, flows: make(map[*flow]struct{})}
+	e := &exit{
+		log: d.log, d: d, dial: dial, hosts: newHostAddrs(d.log, public), since: time.Now(),
+		udpIdle: udpIdle, udpIdleDNS: udpIdleDNS, echoIdle: echoIdle,
+		flows: make(map[*flow]struct{}), echoes: echoes{flows: make(map[echoKey]*echoFlow)},
+	}
 	if e.dial == nil {
 		e.dial = e.dialHost
 	}
@@ -88,6 +96,7 @@ func newExit(d *Device, public []netip.Addr, dial func(context.Context, string, 
 	e.forward = tcp.NewForwarder(d.stack, tcpBufferInit, 2*maxHalfOpen, e.serveTCP)
 	d.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, e.handleTCP)
 	d.stack.SetTransportProtocolHandler(udp.ProtocolNumber, e.handleUDP)
+	d.stack.SetTransportProtocolHandler(icmp.ProtocolNumber4, e.handleICMP)
 	return e
 }
 
@@ -117,6 +126,12 @@ func (e *exit) judge(t *table, src, dst netip.Addr) (*peer, ruling) {
 // dialHost dials from this host, from an ephemeral port. The address is judged
 // once more where the system is told it.
 func (e *exit) dialHost(ctx context.Context, network string, addr netip.AddrPort) (net.Conn, error) {
+	if network == "icmp" {
+		if e.rules(e.d.table.Load()).judge(addr.Addr()) != allowed {
+			return nil, syscall.EACCES
+		}
+		return dialICMP(addr.Addr())
+	}
 	dialer := net.Dialer{
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepaliveIdle, Interval: keepaliveInterval, Count: keepaliveCount},
 		Control: func(network, address string, c syscall.RawConn) error {
@@ -258,9 +273,10 @@ func (e *exit) review(t *table) {
 
 func (e *exit) status() ExitStatus {
 	return ExitStatus{
-		HalfOpen: int(e.halfOpen.Load()),
-		TCPFlows: int(e.tcpFlows.Load()),
-		UDPFlows: int(e.udpFlows.Load()),
+		HalfOpen:  int(e.halfOpen.Load()),
+		TCPFlows:  int(e.tcpFlows.Load()),
+		UDPFlows:  int(e.udpFlows.Load()),
+		EchoFlows: int(e.echoFlows.Load()),
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -39,6 +40,11 @@ func (e *exit) handleUDP(id stack.TransportEndpointID, pkt *stack.PacketBuffer) 
 	if v != allowed {
 		return false
 	}
+	ttl := hops(pkt)
+	if ttl <= 1 {
+		e.complain(&socketError{typ: icmpTimeExceeded, code: codeTTL}, quotePacket(pkt))
+		return true
+	}
 	if !acquire(&e.udpFlows, &p.udpFlows, maxUDPFlows, maxUDPFlowsPeer) {
 		return true // dropped: the peer may try again
 	}
@@ -47,7 +53,8 @@ func (e *exit) handleUDP(id stack.TransportEndpointID, pkt *stack.PacketBuffer) 
 		release(&e.udpFlows, &p.udpFlows)
 		return true
 	}
-	a := &association{exit: e, flow: f, idle: e.udpIdle}
+	a := &association{exit: e, flow: f, idle: e.udpIdle, ttl: ttl - 1}
+	a.size.Store(int32(pkt.Data().Size()))
 	if dst.Port() == 53 {
 		a.idle = e.udpIdleDNS
 	}
@@ -66,11 +73,15 @@ type association struct {
 	idle time.Duration
 	wq   waiter.Queue
 	ep   tcpip.Endpoint // nil if it could not be opened
+	ttl  uint8          // of its first datagram, for all: routes are traced with a flow each
 
 	last atomic.Int64 // when a datagram passed: time since the exit was made
+	size atomic.Int32 // of the peer's last datagram
 
 	mu   sync.Mutex // keeps the peer's datagrams in order
 	host *datagramWriter
+
+	answered bool // of the reading goroutine: a datagram has come back
 }
 
 // accept opens the peer's side.
@@ -90,10 +101,19 @@ func (a *association) run(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	host, err := e.dial(ctx, "udp", f.dst)
 	cancel()
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
+		if se, ok := localError(errno); ok {
+			a.complain(&se)
+		}
+	}
 	if err != nil || !f.setHost(host) {
 		return
 	}
 	a.host = newDatagramWriter(host)
+	if a.host.raw != nil {
+		reportErrors(a.host.raw)
+		setTTL(a.host.raw, a.ttl)
+	}
 	a.touch()
 	entry := waiter.NewFunctionEntry(waiter.ReadableEvents, func(waiter.EventMask) { a.toHost() })
 	a.wq.EventRegister(&entry)
@@ -114,7 +134,19 @@ func (a *association) toHost() {
 			return
 		}
 		a.touch()
-		a.host.write(buf[:n])
+		a.size.Store(int32(n))
+		a.send(buf[:n])
+	}
+}
+
+func (a *association) send(b []byte) {
+	err := a.host.write(b)
+	if isReported(err) { // about an earlier one, perhaps
+		a.takeErrors()
+		err = a.host.write(b)
+	}
+	if se, ok := localError(err); ok {
+		a.complain(&se)
 	}
 }
 
@@ -133,21 +165,42 @@ func (a *association) fromHost(host net.Conn) {
 	}
 }
 
-// pump sends answers to the peer until reading fails.
+// pump sends answers to the peer until reading fails. A destination that has
+// never answered and refuses ends the flow: others may need its descriptor.
 func (a *association) pump(from *reader) error {
 	for {
 		buf, n, err := from.next()
 		if err == nil {
+			a.answered = true
 			a.touch()
 			writeDatagram(a.ep, buf[:n])
 		}
 		if buf != nil {
 			a.exit.buffers.Put(buf)
 		}
-		if err != nil {
+		switch {
+		case isReported(err):
+			a.takeErrors()
+			if !a.answered && err == syscall.ECONNREFUSED {
+				return err
+			}
+		case err != nil:
 			return err
 		}
 	}
+}
+
+// takeErrors tells the peer what routers and the destination have told.
+func (a *association) takeErrors() {
+	if a.host.raw != nil {
+		a.exit.takeErrors(a.host.raw, a.complain)
+	}
+}
+
+// complain tells the peer of an error about its datagrams, as if it was about
+// the last one.
+func (a *association) complain(se *socketError) {
+	a.exit.complain(se, quoteDatagram(a.flow, int(a.size.Load())))
 }
 
 func (a *association) touch() { a.last.Store(int64(time.Since(a.exit.since))) }

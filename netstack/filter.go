@@ -92,10 +92,10 @@ func (t *table) classify4(p []byte) (v verdict) {
 	case protoTCP, protoUDP:
 		v.way = toExit
 	case protoICMP:
-		// Errors about a flow through the exit (a smaller MTU on the peer's side)
-		// reach the stack, which never answers them. Echo ends here: the stack
-		// holds every address and would answer in the name of others.
-		if !v.fragment && len(payload) > 0 && payload[0] == icmpUnreachable {
+		// Echo, and errors about a flow through the exit (a smaller MTU on the
+		// peer's side), which the stack never answers. Of a fragment only the
+		// stack, which puts it together, can tell the type.
+		if v.fragment || len(payload) > 0 && (payload[0] == icmpEcho || payload[0] == icmpUnreachable) {
 			v.way = toExit
 		}
 	}

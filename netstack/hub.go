@@ -180,6 +180,9 @@ func (h *hub) transmit(pkt *stack.PacketBuffer) {
 		h.filtered.Add(1)
 		return
 	}
+	if !to.acks.pass(to.wg, pkt, uint32(h.mtu-gsoHeaders)) {
+		return
+	}
 	var s segmenter
 	if !s.reset(pkt) {
 		h.filtered.Add(1)

@@ -1,6 +1,7 @@
 package netstack
 
 import (
+	"cmp"
 	"net"
 	"syscall"
 )
@@ -69,6 +70,7 @@ type datagramWriter struct {
 	raw  syscall.RawConn // nil if conn is no socket
 	poll func(fd uintptr) bool
 	data []byte
+	err  error
 }
 
 func newDatagramWriter(c net.Conn) *datagramWriter {
@@ -77,18 +79,21 @@ func newDatagramWriter(c net.Conn) *datagramWriter {
 		w.raw, _ = s.SyscallConn()
 	}
 	w.poll = func(fd uintptr) bool {
-		_, _ = syscall.Write(int(fd), w.data)
+		_, w.err = syscall.Write(int(fd), w.data)
 		return true
 	}
 	return w
 }
 
-func (w *datagramWriter) write(b []byte) {
+// write sends b. Errors are those of the system, so that a caller can tell
+// what a router would.
+func (w *datagramWriter) write(b []byte) error {
 	if w.raw == nil {
-		_, _ = w.conn.Write(b)
-		return
+		_, err := w.conn.Write(b)
+		return err
 	}
-	w.data = b
-	_ = w.raw.Write(w.poll)
+	w.data, w.err = b, nil
+	err := w.raw.Write(w.poll)
 	w.data = nil
+	return cmp.Or(w.err, err)
 }

@@ -18,9 +18,10 @@ type Status struct {
 
 // ExitStatus counts the flows that are open through the exit.
 type ExitStatus struct {
-	HalfOpen int
-	TCPFlows int
-	UDPFlows int
+	HalfOpen  int
+	TCPFlows  int
+	UDPFlows  int
+	EchoFlows int
 }
 
 // Running reports whether the device takes packets. It costs nothing.

@@ -68,12 +68,17 @@ type peer struct {
 // snapshot holds the peer, so that counts survive a change of configuration
 // and flows can be told to belong to somebody else when their identity differs.
 type identity struct {
-	key      model.PublicKey
-	wg       *wireguard.Peer // set when the change is made that brings the peer
-	halfOpen atomic.Int32    // TCP flows through the exit that are being dialed
-	moving   atomic.Int32    // connections of this server to it that are moving data
-	tcpFlows atomic.Int32    // TCP flows through the exit
-	udpFlows atomic.Int32    // UDP flows through the exit
+	key  model.PublicKey
+	wg   *wireguard.Peer // set when the change is made that brings the peer
+	acks acks
+
+	moving    atomic.Int32 // connections of this server to it that are moving data
+	halfOpen  atomic.Int32 // TCP flows through the exit that are being dialed
+	tcpFlows  atomic.Int32 // TCP flows through the exit
+	udpFlows  atomic.Int32 // UDP flows through the exit
+	echoFlows atomic.Int32 // ICMP flows through the exit
+
+	echoRate atomic.Pointer[rate.Limiter] // of echoes through the exit, nil before the first
 }
 
 // newTable checks config and builds its snapshot. Identities come from old

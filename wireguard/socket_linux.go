@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -23,9 +24,9 @@ type socket struct {
 	conn    *net.UDPConn
 	raw     syscall.RawConn
 	log     *slog.Logger
-	gso     atomic.Bool       // segments may be sent; false for good once refused
-	sends   sync.Pool         // of *sendCall
-	control [controlSize]byte // of the one call of read
+	gso     atomic.Bool // segments may be sent; false for good once refused
+	sends   sync.Pool   // of *sendCall
+	reading readCall
 }
 
 // setOptions prepares a socket before it is bound. What makes it faster may
@@ -66,6 +67,7 @@ func newSocket(log *slog.Logger, conn *net.UDPConn, v6 bool) (*socket, error) {
 	}
 	s := &socket{conn: conn, raw: raw, log: log}
 	s.sends.New = func() any { return newSendCall(v6) }
+	s.reading.prepare()
 	err = raw.Control(func(fd uintptr) {
 		_, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_SEGMENT)
 		s.gso.Store(err == nil)
@@ -75,19 +77,70 @@ func newSocket(log *slog.Logger, conn *net.UDPConn, v6 bool) (*socket, error) {
 
 // read is receive without its patience. n is 0 for what cannot be used.
 func (s *socket) read(buf []byte) (n, segment int, from endpoint, err error) {
-	n, controlLen, flags, addr, err := s.conn.ReadMsgUDPAddrPort(buf, s.control[:])
-	if err != nil {
+	call := &s.reading
+	call.data.Base = unsafe.SliceData(buf)
+	call.data.SetLen(len(buf))
+	if err := s.raw.Read(call.try); err != nil {
 		return 0, 0, endpoint{}, err
 	}
-	if flags&unix.MSG_TRUNC != 0 {
+	if call.errno != 0 {
+		return 0, 0, endpoint{}, call.errno
+	}
+	if call.msg.Flags&unix.MSG_TRUNC != 0 {
 		return 0, 0, endpoint{}, nil
 	}
-	from.addr = addr
-	segment = parseControl(s.control[:controlLen], &from)
-	if segment <= 0 || segment > n {
+	from.addr = call.sender()
+	segment = parseControl(call.control[:call.msg.Controllen], &from)
+	if n = call.n; segment <= 0 || segment > n {
 		segment = n
 	}
 	return n, segment, from, nil
+}
+
+// readCall holds what one recvmsg call needs. Like sendCall it never blocks.
+type readCall struct {
+	try     func(fd uintptr) bool // call.once
+	name    unix.RawSockaddrInet6 // the larger one; RawSockaddrInet4 on IPv4
+	data    unix.Iovec
+	msg     unix.Msghdr
+	control [controlSize]byte // aligned by the pointers before it
+	n       int
+	errno   unix.Errno
+}
+
+func (call *readCall) prepare() {
+	call.try = call.once
+	call.msg.Name, call.msg.Control = (*byte)(unsafe.Pointer(&call.name)), &call.control[0]
+	call.msg.Iov = &call.data
+	call.msg.SetIovlen(1)
+}
+
+// once reports false if there is nothing to read.
+func (call *readCall) once(fd uintptr) bool {
+	for {
+		call.msg.Namelen, call.msg.Flags = unix.SizeofSockaddrInet6, 0
+		call.msg.SetControllen(controlSize)
+		n, _, errno := unix.RawSyscall(unix.SYS_RECVMSG, fd, uintptr(unsafe.Pointer(&call.msg)), unix.MSG_DONTWAIT)
+		if errno == unix.EINTR {
+			continue
+		}
+		call.n, call.errno = int(n), errno
+		return errno != unix.EAGAIN
+	}
+}
+
+// sender returns whom the datagram is from, unmapped. A link-local address
+// keeps its zone.
+func (call *readCall) sender() netip.AddrPort {
+	if call.name.Family == unix.AF_INET {
+		name := (*unix.RawSockaddrInet4)(unsafe.Pointer(&call.name))
+		return netip.AddrPortFrom(netip.AddrFrom4(name.Addr), bigEndian(name.Port))
+	}
+	addr := netip.AddrFrom16(call.name.Addr).Unmap()
+	if call.name.Scope_id != 0 {
+		addr = addr.WithZone(strconv.FormatUint(uint64(call.name.Scope_id), 10))
+	}
+	return netip.AddrPortFrom(addr, bigEndian(call.name.Port))
 }
 
 // parseControl takes the local address and the length of a segment (0: one

@@ -1,6 +1,7 @@
 package wireguard
 
 import (
+	"encoding/binary"
 	"errors"
 	"net"
 	"strconv"
@@ -54,21 +55,23 @@ func (s *socket) segmentsRefused(err error) bool {
 }
 
 func (s *socket) release(call *sendCall) {
-	call.buf, call.err = nil, nil
+	call.setData(nil)
 	s.sends.Put(call)
 }
 
 // sendCall holds what one sendmsg call needs, so that none of it is allocated
 // again. The net package's own methods would let one sender at a time into the
-// kernel, where 64 KiB take several microseconds; this lets every sender in.
+// kernel, where 64 KiB take several microseconds; this lets every sender in. The
+// call never blocks, so the scheduler is not told of it: telling it costs as much
+// as a short call, and makes it look for another thread during a long one.
 type sendCall struct {
 	try     func(fd uintptr)      // call.once
 	wait    func(fd uintptr) bool // call.done
 	v6      bool
-	sa4     unix.SockaddrInet4
-	sa6     unix.SockaddrInet6
-	to      unix.Sockaddr // one of the two
-	buf     []byte
+	sa4     unix.RawSockaddrInet4
+	sa6     unix.RawSockaddrInet6
+	data    unix.Iovec
+	msg     unix.Msghdr
 	err     error
 	control []byte            // of space
 	space   [controlSize]byte // aligned by the pointers before it, as messages must be
@@ -77,20 +80,34 @@ type sendCall struct {
 func newSendCall(v6 bool) *sendCall {
 	call := &sendCall{v6: v6}
 	call.try, call.wait = call.once, call.done
+	call.sa4.Family, call.sa6.Family = unix.AF_INET, unix.AF_INET6
+	call.msg.Iov = &call.data
+	call.msg.SetIovlen(1)
 	if v6 {
-		call.to = &call.sa6
+		call.msg.Name, call.msg.Namelen = (*byte)(unsafe.Pointer(&call.sa6)), unix.SizeofSockaddrInet6
 	} else {
-		call.to = &call.sa4
+		call.msg.Name, call.msg.Namelen = (*byte)(unsafe.Pointer(&call.sa4)), unix.SizeofSockaddrInet4
 	}
 	return call
 }
 
+func (call *sendCall) setData(buf []byte) {
+	call.data.Base = unsafe.SliceData(buf)
+	call.data.SetLen(len(buf))
+}
+
 func (call *sendCall) once(fd uintptr) {
 	for {
-		_, call.err = unix.SendmsgN(int(fd), call.buf, call.control, call.to, unix.MSG_DONTWAIT)
-		if call.err != unix.EINTR {
-			return
+		_, _, errno := unix.RawSyscall(unix.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(&call.msg)), unix.MSG_DONTWAIT)
+		switch errno {
+		case 0:
+			call.err = nil
+		case unix.EINTR:
+			continue
+		default:
+			call.err = errno
 		}
+		return
 	}
 }
 
@@ -102,7 +119,7 @@ func (call *sendCall) done(fd uintptr) bool {
 // run sends buf, cut into segments unless segment is 0. Where the system says
 // that to.local is none of its addresses (any more), it is sent from another.
 func (call *sendCall) run(s *socket, buf []byte, segment int, to *endpoint) error {
-	call.buf = buf
+	call.setData(buf)
 	call.setControl(segment, to, true)
 	err := call.write(s)
 	if err != nil && to.local.IsValid() && sourceRefused(err) {
@@ -131,15 +148,22 @@ func (call *sendCall) write(s *socket) error {
 }
 
 func (call *sendCall) setDestination(to *endpoint) {
-	addr, port := to.addr.Addr(), int(to.addr.Port())
+	addr, port := to.addr.Addr(), bigEndian(to.addr.Port())
 	if call.v6 {
-		call.sa6 = unix.SockaddrInet6{Port: port, ZoneId: to.iface, Addr: addr.As16()}
+		call.sa6.Port, call.sa6.Addr, call.sa6.Scope_id = port, addr.As16(), to.iface
 		if to.iface == 0 && addr.Zone() != "" {
-			call.sa6.ZoneId = zoneIndex(addr.Zone())
+			call.sa6.Scope_id = zoneIndex(addr.Zone())
 		}
 		return
 	}
-	call.sa4 = unix.SockaddrInet4{Port: port, Addr: addr.As4()}
+	call.sa4.Port, call.sa4.Addr = port, addr.As4()
+}
+
+// bigEndian turns a number into the order of the network, or back.
+func bigEndian(v uint16) uint16 {
+	var b [2]byte
+	binary.BigEndian.PutUint16(b[:], v)
+	return binary.NativeEndian.Uint16(b[:])
 }
 
 // zoneIndex finds the interface that a zone names; 0: there is none. It is slow,
@@ -170,6 +194,8 @@ func (call *sendCall) setControl(segment int, to *endpoint, source bool) {
 	if segment > 0 {
 		*(*uint16)(call.message(unix.IPPROTO_UDP, unix.UDP_SEGMENT, 2)) = uint16(segment)
 	}
+	call.msg.Control = unsafe.SliceData(call.control)
+	call.msg.SetControllen(len(call.control))
 }
 
 // message adds a control message and returns the place of its data.
