@@ -26,6 +26,7 @@ var (
 // waits.
 type lazyReader struct {
 	raw syscall.RawConn
+	max int                   // bytes of one read
 	try func(fd uintptr) bool // made once, so that a read allocates nothing
 
 	buf *[largeBuffer]byte // results of try
@@ -33,16 +34,17 @@ type lazyReader struct {
 	err error
 }
 
-func newLazyReader(c *net.TCPConn) (*lazyReader, error) {
+// newLazyReader reads at most limit bytes at once.
+func newLazyReader(c *net.TCPConn, limit int) (*lazyReader, error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return nil, err
 	}
-	r := &lazyReader{raw: raw}
+	r := &lazyReader{raw: raw, max: min(limit, largeBuffer)}
 	r.try = func(fd uintptr) bool {
 		r.buf = largeBuffers.Get().(*[largeBuffer]byte)
 		for {
-			r.n, r.err = unix.Read(int(fd), r.buf[:])
+			r.n, r.err = unix.Read(int(fd), r.buf[:r.max])
 			if r.err != unix.EINTR {
 				break
 			}

@@ -103,7 +103,11 @@ func (s *stream) copy() (n int64, err error) {
 // copyLazy copies from a socket of the host. It takes a buffer only when there
 // is something to read, so a silent connection holds none.
 func copyLazy(dst io.Writer, src *net.TCPConn, limit int64) (n int64, err error) {
-	r, err := newLazyReader(src)
+	size := largeBuffer
+	if w, ok := dst.(interface{ WriteSize() int }); ok { // of the tunnel: it knows what leaves together
+		size = w.WriteSize()
+	}
+	r, err := newLazyReader(src, size)
 	if err != nil {
 		return 0, err
 	}

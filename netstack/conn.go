@@ -33,6 +33,10 @@ func (d *Device) newTCPConn(wq *waiter.Queue, ep tcpip.Endpoint, peer *identity,
 	return &tcpConn{gonet.NewTCPConn(wq, ep), d.flights.add(ep, peer), net.TCPAddrFromAddrPort(local), net.TCPAddrFromAddrPort(remote)}
 }
 
+// WriteSize returns how many bytes are best written at once: they leave
+// together, with nothing small behind them.
+func (c *tcpConn) WriteSize() int { return c.flight.all.writeSize }
+
 // Write waits until b is written, but not until it has arrived.
 func (c *tcpConn) Write(b []byte) (int, error) {
 	c.flight.write(len(b))

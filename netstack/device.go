@@ -126,6 +126,7 @@ func New(o Options) (*Device, error) {
 	if d.stack, err = newStack(d.hub, d.addr, o.MTU); err != nil {
 		return nil, fmt.Errorf("set up network stack: %w", err)
 	}
+	d.flights.writeSize = superPayload(o.MTU)
 	d.exit = newExit(d, o.PublicAddrs, o.DialExit)
 	d.wg, err = wireguard.New(wireguard.Options{Log: log, PrivateKey: o.PrivateKey, MTU: o.MTU, Receive: d.hub.receive})
 	if err != nil {

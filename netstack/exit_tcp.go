@@ -183,7 +183,7 @@ func (e *exit) copyFromPeer(f *flow, p *peerSide, host net.Conn) error {
 
 // copyToPeer writes to the peer what host sends.
 func (e *exit) copyToPeer(p *peerSide, host net.Conn) error {
-	from := e.newReader(host)
+	from := e.newReader(host, e.d.flights.writeSize)
 	for {
 		buf, n, err := from.next()
 		if err == nil && n > 0 {

@@ -153,7 +153,7 @@ func (a *association) send(b []byte) {
 // fromHost sends to the peer what the destination answers, until nothing has
 // passed for the idle time or the flow ends.
 func (a *association) fromHost(host net.Conn) {
-	from := a.exit.newReader(host)
+	from := a.exit.newReader(host, copyBuffer)
 	for {
 		left := a.idle - (time.Since(a.exit.since) - time.Duration(a.last.Load()))
 		if left <= 0 || host.SetReadDeadline(time.Now().Add(left)) != nil {

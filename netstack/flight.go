@@ -31,6 +31,8 @@ const (
 
 // flights shares out flightBudget among the connections that are moving data.
 type flights struct {
+	writeSize int // bytes that leave together
+
 	mu      sync.Mutex
 	busy    map[*flight]struct{}
 	sweeper *time.Timer // nil until the first, runs while any is busy

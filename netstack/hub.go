@@ -180,7 +180,7 @@ func (h *hub) transmit(pkt *stack.PacketBuffer) {
 		h.filtered.Add(1)
 		return
 	}
-	if !to.acks.pass(to.wg, pkt, uint32(h.mtu-gsoHeaders)) {
+	if !to.acks.pass(to.wg, pkt, uint32(segmentPayload(h.mtu))) {
 		return
 	}
 	var s segmenter

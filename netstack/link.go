@@ -59,16 +59,29 @@ func (l *link) Attach(d stack.NetworkDispatcher) {
 	l.dispatch.Store(&d)
 }
 
-// GSOMaxSize returns the size of the largest packet of the stack, in bytes:
-// what fits into one burst once it is cut and every segment has its own headers.
-func (l *link) GSOMaxSize() uint32 {
-	segments := wireguard.MaxBurst / (l.mtu + wireguard.Overhead)
-	return min(maxIPPacket, segments*(l.mtu-gsoHeaders))
-}
+// GSOMaxSize returns what the stack takes for the size of the largest packet, in
+// bytes: as many full segments as leave in one burst, without a small one behind
+// them, and the headers that the stack leaves room for.
+func (l *link) GSOMaxSize() uint32 { return uint32(superPayload(int(l.mtu))) + gsoReserve }
 
-// gsoHeaders is how much of a full segment is headers at most, commonly: IPv4
-// or IPv6, TCP and its time stamps.
-const gsoHeaders = ipv6Header + tcpHeader + 12
+// gsoReserve is how much of GSOMaxSize the stack keeps for headers
+// (header.TCPTotalHeaderMaximumSize and a byte).
+const gsoReserve = header.TCPTotalHeaderMaximumSize + 1
+
+// maxOptions is how many bytes of TCP options the stack leaves room for in every
+// segment: all that there can be.
+const maxOptions = 40
+
+// segmentPayload returns the payload of a full TCP segment of the stack, in bytes.
+func segmentPayload(mtu int) int { return mtu - ipv4Header - tcpHeader - maxOptions }
+
+// superPayload returns the payload of the largest packet of the stack, in bytes.
+func superPayload(mtu int) int {
+	segment := segmentPayload(mtu)
+	const padding, timestamps = 16, 12
+	message := (segment+ipv4Header+tcpHeader+timestamps+padding-1)&^(padding-1) + wireguard.Overhead
+	return min(wireguard.MaxBurst/message*segment, maxIPPacket-gsoReserve)
+}
 
 // SupportedGSO says that segments of TCP may be larger than the MTU.
 func (*link) SupportedGSO() stack.SupportedGSO { return stack.HostGSOSupported }

@@ -16,6 +16,7 @@ type reader struct {
 	exit *exit
 	conn net.Conn
 	raw  syscall.RawConn // nil if conn is no socket
+	max  int             // bytes of one read
 
 	poll func(fd uintptr) bool
 	buf  *[copyBuffer]byte
@@ -23,15 +24,16 @@ type reader struct {
 	err  error
 }
 
-func (e *exit) newReader(c net.Conn) *reader {
-	r := &reader{exit: e, conn: c}
+// newReader reads at most limit bytes at once.
+func (e *exit) newReader(c net.Conn, limit int) *reader {
+	r := &reader{exit: e, conn: c, max: min(limit, copyBuffer)}
 	if s, ok := c.(syscall.Conn); ok {
 		r.raw, _ = s.SyscallConn()
 	}
 	r.poll = func(fd uintptr) bool {
 		r.buf = e.buffers.Get().(*[copyBuffer]byte)
 		for {
-			r.n, r.err = syscall.Read(int(fd), r.buf[:])
+			r.n, r.err = syscall.Read(int(fd), r.buf[:r.max])
 			if r.err != syscall.EINTR {
 				break
 			}
@@ -53,7 +55,7 @@ func (r *reader) next() (*[copyBuffer]byte, int, error) {
 	r.buf, r.n, r.err = nil, 0, nil
 	if r.raw == nil {
 		r.buf = r.exit.buffers.Get().(*[copyBuffer]byte)
-		r.n, r.err = r.conn.Read(r.buf[:])
+		r.n, r.err = r.conn.Read(r.buf[:r.max])
 		return r.buf, r.n, r.err
 	}
 	if err := r.raw.Read(r.poll); err != nil {
