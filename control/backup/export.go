@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"cmp"
 	"iter"
 	"strings"
 
@@ -82,7 +83,9 @@ func peer(p *model.Peer, c *model.PeerCounters, owner string) Peer {
 		HostnameSource:     orNull(string(p.HostnameSource)),
 		HostnameReportedAt: datetimeOrNull(p.HostnameReportedAt),
 		PeerType:           p.Type, CreatedAt: datetime(p.CreatedAt), UpdatedAt: datetime(p.UpdatedAt),
-		UserName: orNull(owner),
+		UserName: orNull(owner), RateLimitUp: p.RateLimitUp, RateLimitDown: p.RateLimitDown,
+		QuotaBytes: p.QuotaBytes, QuotaAction: cmp.Or(p.QuotaAction, model.QuotaBlock),
+		Isolated: bit(p.Isolated), NoExit: bit(p.NoExit), Trusted: bit(p.Trusted),
 	}
 	if c != nil {
 		out.TotalRx, out.TotalTx = c.TotalRx, c.TotalTx

@@ -59,6 +59,7 @@ func fill(t testing.TB, db *store.DB) {
 			Name: "nas", Description: text("cellar"), Type: model.PeerRegular, Enabled: true, User: user.ID,
 			PublicKey: model.PublicKey{1}, PrivateKey: sealedPrivate, PresharedKey: sealedPreshared,
 			AllowedIPs: prefix("10.8.0.2/32"), DNS: []netip.Addr{ip("1.1.1.1"), ip("9.9.9.9")}, Keepalive: 25,
+			RateLimitUp: 1_000_000, RateLimitDown: 2_000_000, QuotaBytes: 5 << 30, QuotaAction: model.QuotaNotify, Isolated: true, NoExit: true, Trusted: true,
 			Tags: "home, NAS", ExpiresAt: at(24 * time.Hour), Hostname: "nas", HostnameSource: model.HostnameAdmin,
 			HostnameReportedAt: at(time.Minute), CreatedAt: noon, UpdatedAt: noon,
 		}
@@ -160,7 +161,8 @@ var columns = map[string]string{
 
 // additions are columns of ours beside them.
 var additions = map[string]string{
-	"peers": "user_name", "routes": "user_names external_enabled", "users": "must_change_password", "gateway_meta": "proxy_port",
+	"peers":  "user_name rate_limit_up rate_limit_down quota_bytes quota_action isolated no_exit trusted",
+	"routes": "user_names external_enabled", "users": "must_change_password", "gateway_meta": "proxy_port",
 }
 
 func TestExportHasEveryColumn(t *testing.T) {

@@ -70,6 +70,14 @@ type Peer struct {
 	UpdatedAt             string         `json:"updated_at"`
 	GroupName             *string        `json:"group_name"`
 	UserName              *string        `json:"user_name"` // owner
+
+	RateLimitUp   uint64            `json:"rate_limit_up"` // bits per second, 0: none
+	RateLimitDown uint64            `json:"rate_limit_down"`
+	QuotaBytes    uint64            `json:"quota_bytes"` // a month, 0: none
+	QuotaAction   model.QuotaAction `json:"quota_action"`
+	Isolated      bit               `json:"isolated"`
+	NoExit        bit               `json:"no_exit"`
+	Trusted       bit               `json:"trusted"`
 }
 
 // Gateway is one entry of gateway_meta. Times are epoch milliseconds.
