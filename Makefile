@@ -1,4 +1,4 @@
-.PHONY: run build test bench fuzz
+.PHONY: run build test bench fuzz chaos
 
 # The server with a demo peer: the curl command that it prints goes through a
 # real WireGuard tunnel. Data stays in ./data; delete it to start over.
@@ -23,3 +23,11 @@ bench: build
 FUZZTIME ?= 1m
 fuzz:
 	scripts/fuzz $(FUZZTIME)
+
+# CHAOS_BYTES through a tunnel over a network that loses, reorders, duplicates
+# and corrupts, compared by hash and with the race detector on; then the other
+# cases of such networks, with longer blackouts.
+CHAOS_BYTES ?= 1073741824
+chaos:
+	GC_CHAOS_BYTES=$(CHAOS_BYTES) go test -race -timeout 60m -v -run='^TestChaos' ./netstack/
+	go test -race -timeout 20m -v -run='^TestBadNetwork$$' ./app/

@@ -99,10 +99,7 @@ func pump(b *testing.B, from, to net.Conn) {
 
 // newBundledServer is a server made of wireguard-go's own parts only.
 func newBundledServer(b *testing.B, far *foreign) *bundled.Net {
-	tun, stack, err := bundled.CreateNetTUN([]netip.Addr{testAddr}, nil, 1420)
-	if err != nil {
-		b.Fatal(err)
-	}
+	tun, stack := newTUN(b, testAddr)
 	wg := device.NewDevice(tun, conn.NewDefaultBind(), device.NewLogger(device.LogLevelSilent, ""))
 	b.Cleanup(wg.Close)
 	key := model.NewPrivateKey()

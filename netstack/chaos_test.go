@@ -2,24 +2,17 @@ package netstack
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/binary"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"reflect"
 	"strconv"
-	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 	"unsafe"
 
-	"golang.zx2c4.com/wireguard/conn"
-	"golang.zx2c4.com/wireguard/device"
-	bundled "golang.zx2c4.com/wireguard/tun/netstack"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
@@ -28,8 +21,8 @@ import (
 	"gatecontrol/model"
 )
 
-// This file puts a bad network, lab/relay, between a server of ours and
-// wireguard-go.
+// These tests put a bad network, lab/relay, between a server of ours and
+// wireguard-go; see also replay_test.go and recovery_test.go.
 
 // silence is how long a side goes without an answer before it asks for a new
 // session: WireGuard's keepalive and rekey timeouts, and up to a third of a
@@ -104,52 +97,20 @@ func (f *foreign) seenBy(d *Device) model.PeerStatus {
 	return model.PeerStatus{}
 }
 
-// restart replaces the peer by one that knows its keys, its port and the server,
-// and nothing of the session. A quiet one says nothing until it is spoken to.
-func (f *foreign) restart(quiet bool) {
-	f.t.Helper()
-	text, err := f.wg.IpcGet()
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	f.wg.Close()
-	var set strings.Builder
-	for line := range strings.Lines(text) {
-		switch key, _, _ := strings.Cut(line, "="); key {
-		case "private_key", "listen_port", "public_key", "preshared_key", "endpoint", "allowed_ip":
-			set.WriteString(line)
-		case "persistent_keepalive_interval":
-			if !quiet {
-				set.WriteString(line)
-			}
-		}
-	}
-	tun, net, err := bundled.CreateNetTUN([]netip.Addr{f.addr}, nil, 1420)
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	f.net = net
-	f.wg = device.NewDevice(tun, conn.NewDefaultBind(), device.NewLogger(device.LogLevelSilent, ""))
-	f.t.Cleanup(f.wg.Close)
-	if err := f.wg.IpcSet(set.String()); err != nil {
-		f.t.Fatal(err)
-	}
-	if err := f.wg.Up(); err != nil {
-		f.t.Fatal(err)
-	}
-}
-
 // steady is a TCP connection that fails when it stands still, however long the
 // whole transfer takes.
 type steady struct{ net.Conn }
 
+// standstill bounds that: TCP waits up to twice as long as the network was dark.
+const standstill = 2*(2*silence) + patience
+
 func (c steady) Read(b []byte) (int, error) {
-	_ = c.SetReadDeadline(time.Now().Add(2 * patience))
+	_ = c.SetReadDeadline(time.Now().Add(standstill))
 	return c.Conn.Read(b)
 }
 
 func (c steady) Write(b []byte) (int, error) {
-	_ = c.SetWriteDeadline(time.Now().Add(2 * patience))
+	_ = c.SetWriteDeadline(time.Now().Add(standstill))
 	return c.Conn.Write(b)
 }
 
@@ -198,15 +159,25 @@ func streamsThroughChaos(t *testing.T) {
 			peer, server := pair(t, a, d)
 			transfer(t, server, peer, c.size)
 			transfer(t, peer, server, c.size)
-			for way, n := range ways(r) {
-				if c.path.Loss > 0 && n.Lost == 0 || c.path.Reorder > 0 && n.Reordered == 0 ||
-					c.path.Duplicate > 0 && n.Duplicated == 0 || c.path.Corrupt > 0 && n.Corrupted == 0 {
-					t.Errorf("%s the relay did not do its worst: %+v", way, n)
-				}
-			}
+			up, down := r.Counts()
+			received := up.Received + down.Received
+			did(t, "lost", c.path.Loss, received, up.Lost+down.Lost)
+			did(t, "reordered", c.path.Reorder, received, up.Reordered+down.Reordered)
+			did(t, "duplicated", c.path.Duplicate, received, up.Duplicated+down.Duplicated)
+			did(t, "corrupted", c.path.Corrupt, received, up.Corrupted+down.Corrupted)
 		}
 	}
 	together(t, cases)
+}
+
+// did wants the relay to have done what it was told, unless there were so few
+// datagrams that chance may have spared them all: with 15 expected, once in
+// three million.
+func did(t *testing.T, what string, probability float64, received, count uint64) {
+	t.Helper()
+	if count == 0 && probability*float64(received) > 15 {
+		t.Errorf("of %d datagrams the relay %s none", received, what)
+	}
 }
 
 func ways(r *relay.Relay) map[string]relay.Counts {
@@ -243,269 +214,6 @@ func answers(t *testing.T, c net.Conn, limit time.Duration) {
 		}
 	}
 	t.Fatalf("no answer within %s", limit)
-}
-
-// A datagram in the tunnel arrives once however often it is replayed, and as it
-// was sent or not at all.
-func datagramsArriveOnce(t *testing.T) {
-	cases := make(map[string]func(*testing.T))
-	for name, path := range map[string]relay.Path{
-		"replayed":               {Duplicate: 1, Reorder: 0.5},
-		"replayed and corrupted": {Duplicate: 0.5, Corrupt: 0.5, Reorder: 0.2},
-		"replayed and delayed":   {Duplicate: 1, Delay: 5 * time.Millisecond},
-	} {
-		cases[name] = func(t *testing.T) {
-			a := newForeign(t, 2)
-			d := started(t, nil, peers(a))
-			r := a.joinBy(d, path)
-			atServer, err := d.ListenPacket(5000)
-			if err != nil {
-				t.Fatal(err)
-			}
-			atPeer, err := a.net.ListenUDP(&net.UDPAddr{Port: 5000})
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Run("to the server", func(t *testing.T) { sendPages(t, r, a.mustDial("udp", "10.8.0.1:5000"), atServer) })
-			t.Run("to the peer", func(t *testing.T) { sendPages(t, r, dialPeer(t, d, "udp", a.addr, 5000), atPeer) })
-			for way, c := range ways(r) {
-				if c.Duplicated < pages/4 || path.Corrupt > 0 && c.Corrupted < pages/4 {
-					t.Errorf("%s the relay did not do its worst: %+v", way, c)
-				}
-			}
-		}
-	}
-	together(t, cases)
-}
-
-// pages is how many datagrams sendPages sends, and pagesAway how many of them
-// may be away at once, fewer than any buffer holds.
-const (
-	pages     = 1000
-	pagesAway = 32
-)
-
-func sendPages(t *testing.T, r *relay.Relay, from net.Conn, to net.PacketConn) {
-	t.Helper()
-	got := newLedger(to)
-	t.Cleanup(got.close)
-	up, down := r.Counts()
-	before := up.Corrupted + down.Corrupted
-	excused := func() int64 {
-		up, down := r.Counts()
-		return int64(up.Corrupted + down.Corrupted - before)
-	}
-	for i := range uint64(pages) {
-		if _, err := from.Write(page(i)); err != nil {
-			t.Fatal(err)
-		}
-		eventually(t, "room", func() bool { return int64(i)-got.seen.Load()-excused() < pagesAway })
-	}
-	eventually(t, "arrival of all", func() bool {
-		up, down := r.Counts()
-		return got.seen.Load()+excused() >= pages && up.Waiting+down.Waiting == 0
-	})
-	exchangeDatagram(t, from, []byte("the last")) // behind all others
-	if missing := pages - got.seen.Load(); got.twice.Load() != 0 || got.wrong.Load() != 0 || missing > excused() {
-		t.Errorf("of %d datagrams %d are missing, %d came again, %d were others; %d were corrupted on the way",
-			pages, missing, got.twice.Load(), got.wrong.Load(), excused())
-	}
-}
-
-// page is a datagram that tells whether it is what was sent.
-func page(number uint64) []byte {
-	b := binary.BigEndian.AppendUint64(nil, number)
-	sum := sha256.Sum256(b)
-	return append(append(b, sum[:]...), make([]byte, number%500)...)
-}
-
-// ledger notes which pages came. It answers everything shorter with itself.
-type ledger struct {
-	conn               net.PacketConn
-	seen, twice, wrong atomic.Int64
-	done               chan struct{}
-}
-
-func newLedger(conn net.PacketConn) *ledger {
-	l := &ledger{conn: conn, done: make(chan struct{})}
-	go l.read() // ends with close
-	return l
-}
-
-func (l *ledger) close() {
-	_ = l.conn.Close()
-	<-l.done
-}
-
-func (l *ledger) read() {
-	defer close(l.done)
-	seen := make(map[uint64]bool)
-	buf := make([]byte, 65535)
-	for {
-		n, from, err := l.conn.ReadFrom(buf)
-		if err != nil {
-			return
-		}
-		if n < 8+sha256.Size {
-			_, _ = l.conn.WriteTo(buf[:n], from)
-			continue
-		}
-		number := binary.BigEndian.Uint64(buf)
-		switch {
-		case number >= pages || string(page(number)) != string(buf[:n]):
-			l.wrong.Add(1)
-		case seen[number]:
-			l.twice.Add(1)
-		default:
-			seen[number] = true
-			l.seen.Add(1)
-		}
-	}
-}
-
-// slow keeps a transfer of a MiB on its way long enough to have a middle.
-var slow = relay.Path{Rate: 1 << 20, Delay: 5 * time.Millisecond}
-
-// half calls then once half of the bytes have been read.
-type half struct {
-	steady
-	left int64
-	then func()
-}
-
-func (h *half) Read(b []byte) (int, error) {
-	n, err := h.steady.Read(b)
-	if h.left -= int64(n); h.left <= 0 && h.then != nil {
-		h.then()
-		h.then = nil
-	}
-	return n, err
-}
-
-// interrupted transfers a MiB each way and calls f in the middle of it.
-func interrupted(t *testing.T, peer, server steady, f func(way string)) {
-	const size = 1 << 20
-	t.Helper()
-	transfer(t, server, &half{peer, size / 2, func() { f("down") }}, size)
-	transfer(t, peer, &half{server, size / 2, func() { f("up") }}, size)
-}
-
-// A connection goes on when the peer appears under another port or address.
-func peerRoams(t *testing.T) {
-	cases := make(map[string]func(*testing.T))
-	for name, from := range map[string]netip.Addr{
-		"another port": {}, "another address": netip.MustParseAddr("127.0.0.77"),
-	} {
-		cases[name] = func(t *testing.T) {
-			a := newForeign(t, 2)
-			d := started(t, nil, peers(a))
-			r := a.joinBy(d, slow)
-			first := a.seenBy(d)
-			peer, server := pair(t, a, d)
-			before := first
-			interrupted(t, peer, server, func(way string) {
-				if now := a.seenBy(d); now.Endpoint != r.Endpoints()[0] {
-					t.Errorf("%s: before, the endpoint is %s, not %s", way, now.Endpoint, r.Endpoints()[0])
-				}
-				before = a.seenBy(d)
-				if err := r.Rebind(from); err != nil {
-					t.Skipf("no address %s: %v", from, err)
-				}
-			})
-			after := a.seenBy(d)
-			if after.Endpoint == before.Endpoint || after.Endpoint != r.Endpoints()[0] {
-				t.Errorf("the endpoint was %s, is %s, should be %s", before.Endpoint, after.Endpoint, r.Endpoints()[0])
-			}
-			if !after.LastHandshake.Equal(first.LastHandshake) {
-				t.Error("the session did not stay")
-			}
-		}
-	}
-	together(t, cases)
-}
-
-// A connection goes on after a time without a network.
-func networkGoesDark(t *testing.T) {
-	dark := 2 * time.Second
-	if _, long := chaosBytes(t); long {
-		dark = 2 * silence // both sides ask for a new session meanwhile
-	}
-	a := newForeign(t, 2)
-	d := started(t, nil, peers(a))
-	r := a.joinBy(d, slow)
-	peer, server := pair(t, a, d)
-	interrupted(t, peer, server, func(string) {
-		r.Blackhole(true)
-		time.AfterFunc(dark, func() { r.Blackhole(false) })
-	})
-	for way, n := range ways(r) {
-		if n.Blackholed == 0 {
-			t.Errorf("%s nothing was lost: %+v", way, n)
-		}
-	}
-}
-
-// The server takes a peer back that has forgotten its session.
-func peerRestarts(t *testing.T) {
-	cases := make(map[string]func(*testing.T))
-	for name, c := range map[string]struct {
-		quiet bool
-		limit time.Duration
-	}{
-		"and says so":              {false, patience},
-		"and waits for the server": {true, silence + patience},
-	} {
-		cases[name] = func(t *testing.T) {
-			a := newForeign(t, 2)
-			d := started(t, nil, peers(a))
-			a.join(d)
-			listen(t, d, 80, echo)
-			exchange(t, a.mustDial("tcp", "10.8.0.1:80"), []byte("before"))
-			before := a.seenBy(d)
-
-			a.restart(c.quiet)
-			p, err := a.net.ListenUDP(&net.UDPAddr{Port: 5000})
-			if err != nil {
-				t.Fatal(err)
-			}
-			packetEcho(t, p)
-			answers(t, dialPeer(t, d, "udp", a.addr, 5000), c.limit)
-			exchange(t, a.mustDial("tcp", "10.8.0.1:80"), []byte("after"))
-			if after := a.seenBy(d); !after.LastHandshake.After(before.LastHandshake) {
-				t.Error("there was no handshake")
-			}
-		}
-	}
-	together(t, cases)
-}
-
-// A peer finds its way back to a server that has forgotten it.
-func serverRestarts(t *testing.T) {
-	a := newForeign(t, 2)
-	key, port := model.NewPrivateKey(), uint16(0)
-	start := func() *Device {
-		d := started(t, func(o *Options) { o.PrivateKey, o.ListenPort = key, port }, peers(a))
-		p, err := d.ListenPacket(5000)
-		if err != nil {
-			t.Fatal(err)
-		}
-		packetEcho(t, p)
-		listen(t, d, 80, echo)
-		return d
-	}
-	d := start()
-	a.join(d)
-	exchange(t, a.mustDial("tcp", "10.8.0.1:80"), []byte("before"))
-	port = d.Status().ListenPort
-	if err := d.Close(); err != nil {
-		t.Fatal(err)
-	}
-	d = start()
-	answers(t, a.mustDial("udp", "10.8.0.1:5000"), silence+patience)
-	exchange(t, a.mustDial("tcp", "10.8.0.1:80"), []byte("after"))
-	if a.seenBy(d).LastHandshake.IsZero() {
-		t.Error("there was no handshake")
-	}
 }
 
 // chaosBytes is how much TestChaosBulk transfers; long reports

@@ -122,11 +122,8 @@ func (f *foreign) up(d *Device) {
 // upTo starts the peer towards a server on a UDP port of loopback.
 func (f *foreign) upTo(server model.PublicKey, port uint16) {
 	f.t.Helper()
-	tun, stack, err := bundled.CreateNetTUN([]netip.Addr{f.addr}, nil, 1420)
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	f.net = stack
+	tun, net := newTUN(f.t, f.addr)
+	f.net = net
 	f.wg = device.NewDevice(tun, conn.NewDefaultBind(), device.NewLogger(device.LogLevelSilent, ""))
 	f.t.Cleanup(f.wg.Close)
 	configure(f.t, f.wg, f.key, fmt.Sprintf("public_key=%x\npreshared_key=%x\npersistent_keepalive_interval=25\nendpoint=127.0.0.1:%d\nallowed_ip=0.0.0.0/0\n",

@@ -9,7 +9,6 @@ import (
 
 	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
-	bundled "golang.zx2c4.com/wireguard/tun/netstack"
 
 	"gatecontrol/lab/relay"
 	"gatecontrol/model"
@@ -180,10 +179,7 @@ func (f *foreign) restart(quiet bool) {
 			}
 		}
 	}
-	tun, net, err := bundled.CreateNetTUN([]netip.Addr{f.addr}, nil, 1420)
-	if err != nil {
-		f.t.Fatal(err)
-	}
+	tun, net := newTUN(f.t, f.addr)
 	f.net = net
 	f.wg = device.NewDevice(tun, conn.NewDefaultBind(), device.NewLogger(device.LogLevelSilent, ""))
 	f.t.Cleanup(f.wg.Close)
