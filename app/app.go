@@ -127,7 +127,7 @@ func (a *App) Run(ctx context.Context) error {
 func (a *App) start(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
 		a.openStore, a.startTunnel, a.openPorts, a.buildPlanes, a.buildServices,
-		a.openTunnelPorts, a.applyIntent, a.ensureAdmin, a.serve,
+		a.openTunnelPorts, a.applyIntent, a.recallPeers, a.ensureAdmin, a.serve,
 	} {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -307,6 +307,20 @@ func (a *App) applyIntent(ctx context.Context) error {
 		Netstack: a.tunnel, DNS: a.resolver, L4: a.forwarder, Proxy: a.proxy,
 	})
 	return a.reconciler.Apply(ctx)
+}
+
+// recallTime is how old the last handshake may be of a peer that is greeted at
+// the start. Who was there an hour ago may still be.
+const recallTime = time.Hour
+
+// recallPeers tells the tunnel where its peers were before the restart.
+func (a *App) recallPeers(context.Context) error {
+	endpoints, err := a.traffic.Endpoints(a.now().Add(-recallTime))
+	if err != nil {
+		a.log.Warn("where the peers were is not known; they will be heard when they speak", "err", err)
+	}
+	a.tunnel.Recall(endpoints)
+	return nil
 }
 
 // bySetting names the setting that an error of a plane is about.

@@ -33,6 +33,8 @@ type PeerCounters struct {
 	TotalTxPackets uint64    `json:"total_tx_packets,omitempty"`
 	LastHandshake  time.Time `json:"last_handshake"`
 	Months         Months    `json:"months,omitempty"` // bytes in both directions together
+
+	Endpoint netip.AddrPort `json:"endpoint,omitzero"` // where the peer was heard last
 }
 
 // Add counts t.
@@ -44,15 +46,19 @@ func (c *PeerCounters) Add(t PeerTraffic) {
 	if !t.LastHandshake.IsZero() {
 		c.LastHandshake = t.LastHandshake.UTC()
 	}
+	if t.Endpoint.IsValid() {
+		c.Endpoint = t.Endpoint
+	}
 	c.Months = c.Months.Plus(t.Months)
 }
 
 // PeerTraffic is what a peer moved over some time.
 type PeerTraffic struct {
-	RxBytes, RxPackets uint64    // received from the peer
-	TxBytes, TxPackets uint64    // sent to the peer
-	Months             Months    // bytes in both directions together
-	LastHandshake      time.Time // the last one, zero: none
+	RxBytes, RxPackets uint64         // received from the peer
+	TxBytes, TxPackets uint64         // sent to the peer
+	Months             Months         // bytes in both directions together
+	LastHandshake      time.Time      // the last one, zero: none
+	Endpoint           netip.AddrPort // where it was heard last, invalid: nowhere
 }
 
 // Plus returns t and what came after it.
@@ -60,10 +66,13 @@ func (t PeerTraffic) Plus(later PeerTraffic) PeerTraffic {
 	if later.LastHandshake.IsZero() {
 		later.LastHandshake = t.LastHandshake
 	}
+	if !later.Endpoint.IsValid() {
+		later.Endpoint = t.Endpoint
+	}
 	return PeerTraffic{
 		RxBytes: t.RxBytes + later.RxBytes, RxPackets: t.RxPackets + later.RxPackets,
 		TxBytes: t.TxBytes + later.TxBytes, TxPackets: t.TxPackets + later.TxPackets,
-		Months: t.Months.Plus(later.Months), LastHandshake: later.LastHandshake,
+		Months: t.Months.Plus(later.Months), LastHandshake: later.LastHandshake, Endpoint: later.Endpoint,
 	}
 }
 

@@ -1,6 +1,10 @@
 package netstack
 
-import "gatecontrol/model"
+import (
+	"net/netip"
+
+	"gatecontrol/model"
+)
 
 // Status is what the tunnel is doing. Counters are since New.
 type Status struct {
@@ -22,6 +26,17 @@ type ExitStatus struct {
 	TCPFlows  int
 	UDPFlows  int
 	EchoFlows int
+}
+
+// Recall tells where peers were heard before a restart. Those with a keepalive
+// that have not been heard since are greeted there, so that traffic resumes
+// before they notice: a peer that only listens would take minutes.
+func (d *Device) Recall(endpoints map[model.PublicKey]netip.AddrPort) {
+	for key, addr := range endpoints {
+		if p := d.wg.Lookup(key); p != nil && !p.Status().Endpoint.IsValid() {
+			p.SetEndpoint(addr)
+		}
+	}
 }
 
 // Running reports whether the device takes packets. It costs nothing.

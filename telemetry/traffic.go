@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -104,7 +105,7 @@ func (t *Traffic) Read() {
 		if d.RxBytes|d.TxBytes|d.RxPackets|d.TxPackets == 0 {
 			continue
 		}
-		d.LastHandshake = s.LastHandshake
+		d.LastHandshake, d.Endpoint = s.LastHandshake, s.Endpoint
 		d.Months = d.Months.With(month, d.RxBytes+d.TxBytes)
 		t.unsaved[s.PublicKey] = t.unsaved[s.PublicKey].Plus(d)
 		t.sample.DownloadBytes += d.RxBytes
@@ -235,6 +236,31 @@ func (t *Traffic) storeCounters(ctx context.Context) error {
 		t.owe(moved)
 	}
 	return err
+}
+
+// Endpoints returns where the peers were heard last that have had a handshake
+// since a time, as far as it is stored.
+func (t *Traffic) Endpoints(since time.Time) (map[model.PublicKey]netip.AddrPort, error) {
+	endpoints := make(map[model.PublicKey]netip.AddrPort)
+	err := t.DB.View(func(tx *store.Tx) error {
+		for c, err := range store.Counters.All(tx) {
+			if err != nil {
+				return err
+			}
+			if !c.Endpoint.IsValid() || c.LastHandshake.Before(since) {
+				continue
+			}
+			p, err := store.Peers.Get(tx, c.ID)
+			if err != nil {
+				return err
+			}
+			if p != nil {
+				endpoints[p.PublicKey] = c.Endpoint
+			}
+		}
+		return nil
+	})
+	return endpoints, err
 }
 
 func (t *Traffic) storeSample(now time.Time, s *model.TrafficSample) error {

@@ -335,3 +335,20 @@ func TestOldSamplesGo(t *testing.T) {
 		t.Errorf("%d samples are kept, %v; want 1", n, err)
 	}
 }
+
+func TestEndpoints(t *testing.T) {
+	u := newTunnel(t, 3)
+	here := netip.MustParseAddrPort("192.0.2.7:51820")
+	for i := range u.status {
+		u.status[i].RxBytes, u.status[i].LastHandshake, u.status[i].Endpoint = 100, u.now, here
+	}
+	u.status[1].LastHandshake = u.now.Add(-2 * time.Hour)
+	u.status[2].Endpoint = netip.AddrPort{}
+	if err := u.traffic().Sample(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	got, err := u.traffic().Endpoints(u.now.Add(-time.Hour)) // as after a restart
+	if err != nil || len(got) != 1 || got[u.status[0].PublicKey] != here {
+		t.Fatalf("%v, %v", got, err)
+	}
+}
