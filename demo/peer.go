@@ -13,11 +13,15 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"strconv"
 	"strings"
+	"sync"
+	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
+	"golang.zx2c4.com/wireguard/tun"
 	"golang.zx2c4.com/wireguard/tun/netstack"
 )
 
@@ -35,11 +39,11 @@ func Join(ctx context.Context, config string) (*Peer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("client config: %w", err)
 	}
-	tun, stack, err := netstack.CreateNetTUN([]netip.Addr{c.addr}, c.dns, c.mtu)
+	inner, stack, err := netstack.CreateNetTUN([]netip.Addr{c.addr}, c.dns, c.mtu)
 	if err != nil {
 		return nil, fmt.Errorf("network stack: %w", err)
 	}
-	dev := device.NewDevice(tun, conn.NewDefaultBind(), device.NewLogger(device.LogLevelSilent, ""))
+	dev := device.NewDevice(&gate{Device: inner}, conn.NewDefaultBind(), device.NewLogger(device.LogLevelSilent, ""))
 	p := &Peer{Addr: c.addr, dev: dev, net: stack}
 	if err := dev.IpcSet(c.uapi.String()); err != nil {
 		p.Close()
@@ -50,6 +54,36 @@ func Join(ctx context.Context, config string) (*Peer, error) {
 		return nil, fmt.Errorf("device: %w", err)
 	}
 	return p, nil
+}
+
+// gate keeps packets from the network stack once it is closed. wireguard-go's
+// interface closes the channel to which goroutines of its stack write; one that
+// still answers a packet then would end the process.
+type gate struct {
+	tun.Device
+
+	mu     sync.RWMutex // held for reading while packets go to the stack
+	closed bool
+}
+
+// quietTime is how long the stack has to answer what it was given.
+const quietTime = 50 * time.Millisecond
+
+func (g *gate) Write(packets [][]byte, offset int) (int, error) {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	if g.closed {
+		return 0, os.ErrClosed
+	}
+	return g.Device.Write(packets, offset)
+}
+
+func (g *gate) Close() error {
+	g.mu.Lock()
+	g.closed = true
+	g.mu.Unlock()
+	time.Sleep(quietTime)
+	return g.Device.Close()
 }
 
 // Close leaves the tunnel.

@@ -2,8 +2,8 @@ package model
 
 import (
 	"fmt"
-	"net/netip"
 	"math/rand/v2"
+	"net/netip"
 	"testing"
 	"time"
 )

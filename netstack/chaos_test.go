@@ -32,6 +32,7 @@ const silence = 16 * time.Second
 
 // TestChaos runs its cases side by side, because most of their time is waiting.
 func TestChaos(t *testing.T) {
+	t.Parallel()
 	together(t, map[string]func(*testing.T){
 		"streams":     streamsThroughChaos,
 		"handshake":   handshakeThroughChaos,
@@ -234,6 +235,7 @@ func chaosBytes(t testing.TB) (n int64, long bool) {
 // Much data in both directions at once, over several connections, through a
 // network that does everything wrong now and then.
 func TestChaosBulk(t *testing.T) {
+	t.Parallel()
 	const connections = 32 // each of them waits for timeouts a good part of its time
 	total, _ := chaosBytes(t)
 	size := total / connections / 2

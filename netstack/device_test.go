@@ -81,10 +81,11 @@ func TestTunnelBothWays(t *testing.T) {
 }
 
 func TestBulkTransfer(t *testing.T) {
+	t.Parallel()
 	a := newForeign(t, 2)
 	d := started(t, nil, peers(a))
 	a.join(d)
-	const size = 24 << 20
+	const size = 8 << 20
 	l, err := d.Listen(0)
 	if err != nil {
 		t.Fatal(err)

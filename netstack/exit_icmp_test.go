@@ -505,6 +505,7 @@ func TestExitErrorsFromAfar(t *testing.T) {
 
 // A peer that pings more than its share gets no more, and others get theirs.
 func TestExitEchoLimits(t *testing.T) {
+	t.Parallel()
 	o, d, b, config := echoScene(t, nil)
 	other := newBare(t, 3)
 	config.Peers = append(config.Peers, other.config())

@@ -76,6 +76,7 @@ func behindExit(t testing.TB) (*internet, *Device, *foreign, Config) {
 }
 
 func TestExitTCP(t *testing.T) {
+	t.Parallel()
 	w, d, a, _ := behindExit(t)
 	accept := func(t *testing.T, c net.Conn) (net.Conn, net.Conn) {
 		t.Helper()
@@ -88,11 +89,11 @@ func TestExitTCP(t *testing.T) {
 	}
 	t.Run("out", func(t *testing.T) {
 		c, s := accept(t, a.mustDial("tcp", "1.1.1.1:80"))
-		transfer(t, c, s, 8<<20)
+		transfer(t, c, s, 4<<20)
 	})
 	t.Run("in", func(t *testing.T) {
 		c, s := accept(t, a.mustDial("tcp", "1.1.1.1:80"))
-		transfer(t, s, c, 8<<20)
+		transfer(t, s, c, 4<<20)
 	})
 	t.Run("half-close", func(t *testing.T) {
 		c, s := accept(t, a.mustDial("tcp", "1.1.1.1:80"))
@@ -135,6 +136,7 @@ func isTimeout(err error) bool {
 func TestExitUDP(t *testing.T) {
 	_, d, a, _ := behindExit(t)
 	d.exit.udpIdle = 100 * time.Millisecond
+	d.wg.Settle() // so that whoever reads it sees it
 	c := a.mustDial("udp", "8.8.8.8:443")
 	exchangeDatagram(t, c, []byte("hello"))
 	exchangeDatagram(t, c, bytes.Repeat([]byte{1}, 1392))
@@ -150,6 +152,7 @@ func TestExitUDP(t *testing.T) {
 
 // The same refusal whether the destination exists or not, and nothing dialed.
 func TestExitRefuses(t *testing.T) {
+	t.Parallel()
 	own, err := net.Listen("tcp", "0.0.0.0:0")
 	if err != nil {
 		t.Fatal(err)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/waiter"
 )
 
 // What connections of this server may have on their way to one peer, in bytes.
@@ -47,10 +48,12 @@ type flight struct {
 	size atomic.Int64 // the share that the endpoint knows
 	sent atomic.Int64 // bytes written in this epoch
 	busy atomic.Bool
+
+	since time.Time // when this epoch began, while f is not busy; with mu of all
 }
 
 func (all *flights) add(ep tcpip.Endpoint, of *identity) *flight {
-	f := &flight{all: all, of: of, ep: ep}
+	f := &flight{all: all, of: of, ep: ep, since: time.Now()}
 	f.resize(minFlight)
 	return f
 }
@@ -59,7 +62,7 @@ func (all *flights) add(ep tcpip.Endpoint, of *identity) *flight {
 // to date. While a connection is moving data that costs two loads.
 func (f *flight) write(n int) {
 	if f.sent.Add(int64(n)) > busyBytes && !f.busy.Load() {
-		f.all.start(f)
+		f.all.start(f, n)
 	}
 	if f.busy.Load() {
 		if share := share(f.of.moving.Load()); share != f.size.Load() {
@@ -71,24 +74,33 @@ func (f *flight) write(n int) {
 // share is what one of n connections may have on its way. It changes only when
 // n doubles or halves, so that connections are rarely resized.
 func share(n int32) int64 {
-	if n > 1 {
-		n = 1 << bits.Len32(uint32(n-1))
-	}
-	return min(max(flightBudget/max(int64(n), 1), minFlight), tcpSendMax)
+	parts := int64(1) << bits.Len32(uint32(max(n, 1)-1))
+	return min(max(flightBudget/parts, minFlight), tcpSendMax)
 }
+
+// full reports whether the share is used up. A closed connection's is not.
+func (f *flight) full() bool { return f.ep.Readiness(waiter.WritableEvents) == 0 }
 
 func (f *flight) resize(size int64) {
 	f.size.Store(size)
 	f.ep.SocketOptions().SetSendBufferSize(size, true)
 }
 
-func (all *flights) start(f *flight) {
+// start counts f, which is about to write n bytes, as moving data, unless it has
+// written busyBytes little by little.
+func (all *flights) start(f *flight, n int) {
 	all.mu.Lock()
 	defer all.mu.Unlock()
-	if all.closed || f.busy.Swap(true) {
+	if all.closed || f.busy.Load() {
+		return
+	}
+	if now := time.Now(); n <= busyBytes && now.Sub(f.since) > flightEpoch {
+		f.sent.Store(int64(n))
+		f.since = now
 		return
 	}
 	f.of.moving.Add(1)
+	f.busy.Store(true)
 	if all.busy == nil {
 		all.busy = make(map[*flight]struct{})
 	}
@@ -98,15 +110,18 @@ func (all *flights) start(f *flight) {
 	all.busy[f] = struct{}{}
 }
 
-// sweep ends the epoch: who has moved little makes room for the others.
+// sweep ends the epoch: who has moved little makes room for the others, unless
+// that is because the share is full and the peer does not take it.
 func (all *flights) sweep() {
 	all.mu.Lock()
 	defer all.mu.Unlock()
+	now := time.Now()
 	for f := range all.busy {
-		if f.sent.Swap(0) <= busyBytes {
+		if f.sent.Swap(0) <= busyBytes && !f.full() {
 			delete(all.busy, f)
 			f.busy.Store(false)
 			f.of.moving.Add(-1)
+			f.since = now
 		}
 	}
 	if len(all.busy) > 0 && !all.closed {

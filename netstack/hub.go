@@ -90,16 +90,24 @@ func (h *hub) receive(from *wireguard.Peer, packets [][]byte) {
 // deliver gives packets to the stack. One that makes the stack fail costs only
 // those that came with it.
 func (h *hub) deliver(b *batch) {
+	whole := false
 	defer func() {
-		if r := recover(); r != nil {
+		if !whole {
 			b.coalescer = coalescer{}
-			if h.panics.Add(1) == 1 {
-				h.log.Error("a packet made the network stack fail", "panic", r, "stack", string(debug.Stack()))
-			}
 		}
 	}()
+	defer h.survive()
 	if bad := b.coalescer.run(b.local, h.inject); bad > 0 {
 		h.corrupted.Add(uint64(bad))
+	}
+	whole = true
+}
+
+// survive is deferred where packets are handled: a failure is counted, and the
+// first one reported.
+func (h *hub) survive() {
+	if r := recover(); r != nil && h.panics.Add(1) == 1 {
+		h.log.Error("a packet made the network stack fail", "panic", r, "stack", string(debug.Stack()))
 	}
 }
 
@@ -175,12 +183,13 @@ func (h *hub) send(to *peer, packet []byte) {
 // cut into segments. The stack calls it with locks of its own held; that is
 // safe because nothing here needs the stack.
 func (h *hub) transmit(pkt *stack.PacketBuffer) {
+	defer h.survive()
 	to := h.owner(pkt)
 	if to == nil || to.wg == nil {
 		h.filtered.Add(1)
 		return
 	}
-	if !to.acks.pass(to.wg, pkt, uint32(segmentPayload(h.mtu))) {
+	if !to.acks.pass(to.wg, pkt, uint32(h.mtu)) {
 		return
 	}
 	var s segmenter
@@ -201,7 +210,10 @@ func (h *hub) transmit(pkt *stack.PacketBuffer) {
 			b = to.wg.NewBurst(burstFor(pkt, size))
 			room = b.Next(size)
 		}
-		s.write(room)
+		if s.write(room) == 0 { // larger than any burst
+			h.filtered.Add(1)
+			break
+		}
 		if !allow(to.sending, size) {
 			b.Undo()
 			h.limited.Add(1)

@@ -61,11 +61,11 @@ func (r *raw) join(d *Device) {
 	var err error
 	r.up, err = r.wg.Add(wireguard.PeerConfig{
 		PublicKey: d.key, Endpoint: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), d.Status().ListenPort),
-		Keepalive: time.Second,
 	})
 	if err != nil {
 		r.t.Fatal(err)
 	}
+	r.send(nil) // what is sent first begins the handshake
 	eventually(r.t, "session", func() bool { return d.wg.Lookup(r.key.Public()).Status().RxBytes > 148 })
 }
 
@@ -169,24 +169,23 @@ func TestHubComplains(t *testing.T) {
 			t.Errorf("%s: %x", name, p)
 		}
 	}
-	filtered := func(n uint64) {
+	filtered := func(t *testing.T, n uint64, send func()) {
 		t.Helper()
 		before := d.Status().FilteredPackets
+		send()
 		eventually(t, "refusal", func() bool { return d.Status().FilteredPackets >= before+n })
 	}
 	t.Run("not about errors", func(t *testing.T) {
 		p := packet(plainIP, gatewayIP, protoICMP, []byte{3, 1, 0, 0, 0, 0, 0, 0})
 		p[8] = 1
-		go plain.send(p)
-		filtered(1)
+		filtered(t, 1, func() { plain.send(p) })
 	})
 	t.Run("not without bound", func(t *testing.T) {
-		go func() {
+		filtered(t, 10*icmpBurst, func() {
 			for range 10 * icmpBurst {
 				plain.send(dying)
 			}
-		}()
-		filtered(10 * icmpBurst)
+		})
 		if n := len(plain.take(1)); n > 5*icmpBurst {
 			t.Fatalf("%d answers", n)
 		}
@@ -195,28 +194,66 @@ func TestHubComplains(t *testing.T) {
 
 // A peer cannot exceed its rate, in either direction, and others are free.
 func TestRates(t *testing.T) {
-	const limit = 100_000 // bytes per second
-	d, plain, gateway := router(t, func(c *Config) {
-		c.Peers[0].ReceiveLimit, c.Peers[1].SendLimit = limit, limit
-	})
-	count := func(from, to *raw, src, dst netip.Addr) int {
-		begin := time.Now()
-		for range 400 {
-			from.send(udpDatagram(src, dst, 5000, 1000))
-		}
-		allowed := minBurst + int(limit*time.Since(begin).Seconds())
-		n := len(to.take(minBurst/1100)) * 1028
-		if n > allowed+2*limit/10 {
-			t.Errorf("%d bytes passed, %d are allowed", n, allowed)
-		}
-		return n
+	d, plain, gateway := router(t, nil)
+	const n, size = 400, 1028
+	from4 := packet(plainIP, gatewayIP, protoUDP, udpDatagram(plainIP, gatewayIP, 5000, size-ipv4Header-udpHeader)[ipv4Header:])
+	to4 := packet(gatewayIP, plainIP, protoUDP, from4[ipv4Header:])
+	server4 := packet(plainIP, testAddr, protoUDP, from4[ipv4Header:])
+	receive := func(r *raw, p []byte) func() {
+		return func() { d.hub.receive(d.table.Load().byKey[r.key.Public()].wg, [][]byte{bytes.Clone(p)}) }
 	}
-	count(plain, gateway, plainIP, gatewayIP)
-	if d.Status().LimitedPackets == 0 {
-		t.Error("nothing was lost")
+	c := dialPeer(t, d, "udp", plainIP, 5000)
+	six := func(src, dst string) []byte {
+		p := append(packet6(src, dst, protoUDP, 5000), make([]byte, size-ipv6Header-udpHeader)...)
+		binary.BigEndian.PutUint16(p[4:], size-ipv6Header)
+		return p
 	}
-	gateway.send(udpDatagram(gatewayIP, plainIP, 5000, 1000))
-	plain.take(1)
+	large := 0
+	for i, way := range []struct {
+		name string
+		send func()
+	}{
+		{"from the peer to another", receive(plain, from4)},
+		{"from the peer to another, IPv6", receive(plain, six("fd00::2", "fd00::4"))},
+		{"from the peer to the server", receive(plain, server4)},
+		{"to the peer from another", receive(gateway, to4)},
+		{"to the peer from another, IPv6", receive(gateway, six("fd00::4", "fd00::2"))},
+		{"to the peer from the server", func() { _, _ = c.Write(from4[ipv4Header+udpHeader:]) }},
+		{"to the peer in large segments", func() {
+			if large++; large%10 == 0 {
+				pkt := largeSegment(plainIP, size-ipv4Header-tcpHeader, 10)
+				d.hub.transmit(pkt)
+				pkt.DecRef()
+			}
+		}},
+	} {
+		t.Run(way.name, func(t *testing.T) {
+			limit := uint64(100_000 + i) // bytes per second; another limit begins with a full bucket
+			config := Config{Peers: slices.Clone(d.table.Load().config.Peers)}
+			config.Peers[0].ReceiveLimit, config.Peers[0].SendLimit = limit, limit
+			apply(t, d, config)
+			lost := d.Status().LimitedPackets
+			begin := time.Now()
+			for range n {
+				way.send()
+			}
+			most := minBurst + int(float64(limit)*time.Since(begin).Seconds())
+			lost = d.Status().LimitedPackets - lost
+			passed := (n - int(lost)) * size
+			if passed > most || passed < minBurst-size {
+				t.Errorf("%d bytes passed, %d may", passed, most)
+			}
+		})
+	}
+	// The other peer has no limit.
+	before := d.Status().LimitedPackets
+	gateway.send(packet(gatewayIP, testAddr, protoUDP, from4[ipv4Header:]))
+	for range n {
+		receive(gateway, packet(gatewayIP, testAddr, protoUDP, from4[ipv4Header:]))()
+	}
+	if d.Status().LimitedPackets != before {
+		t.Error("a peer without a limit is limited")
+	}
 
 	table := d.table.Load()
 	same, err := d.Prepare(table.config)
@@ -227,6 +264,37 @@ func TestRates(t *testing.T) {
 		t.Error("a change of something else fills the bucket")
 	}
 	same.Abort()
+}
+
+// What fits into no message is lost, and nothing else comes of it.
+func TestTransmitOfTooLargePacket(t *testing.T) {
+	d := newServer(t, nil)
+	apply(t, d, Config{Peers: []Peer{{Name: "plain", PublicKey: model.NewPrivateKey().Public(), AllowedIPs: prefixes("10.8.0.2/32")}}})
+	pkt := fromStack4(udpDatagram(testAddr, plainIP, 5000, maxIPPacket-ipv4Header-udpHeader))
+	defer pkt.DecRef()
+	d.hub.transmit(pkt)
+	if n := d.Status().FilteredPackets; n != 1 {
+		t.Errorf("%d lost", n)
+	}
+}
+
+// The largest packet passes any limit, sooner or later.
+func TestRateOfLargePackets(t *testing.T) {
+	if l := newLimiter(1); !allow(l, 65535) || allow(l, 1300) {
+		t.Errorf("%v", l.Tokens())
+	}
+}
+
+// largeSegment is what the stack hands over for segments of this payload.
+func largeSegment(dst netip.Addr, payload, segments int) *stack.PacketBuffer {
+	p := appendIPv4(nil, 0, 64, protoTCP, word(testAddr), word(dst), tcpHeader+payload*segments)
+	t := make([]byte, tcpHeader+payload*segments)
+	binary.BigEndian.PutUint16(t, 80)
+	binary.BigEndian.PutUint16(t[2:], 1000)
+	t[12], t[13] = tcpHeader<<2, flagACK
+	pkt := fromStack4(append(p, t...))
+	pkt.GSOOptions = stack.GSO{Type: stack.GSOTCPv4, NeedsCsum: true, MSS: uint16(payload), L3HdrLen: ipv4Header}
+	return pkt
 }
 
 func TestLimiter(t *testing.T) {

@@ -320,7 +320,7 @@ func manyPeers(n int) []Peer {
 	list := make([]Peer, n)
 	for i := range list {
 		list[i] = Peer{
-			Name: fmt.Sprintf("peer %d", i), PublicKey: model.NewPrivateKey().Public(),
+			Name: fmt.Sprintf("peer %d", i), PublicKey: model.PublicKey(model.NewPrivateKey()), // any bytes are one
 			AllowedIPs: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 9, byte(i >> 8), byte(i)}), 32)},
 		}
 	}

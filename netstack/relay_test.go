@@ -9,6 +9,7 @@ import (
 )
 
 func TestPeerToPeer(t *testing.T) {
+	t.Parallel()
 	a, b := newForeign(t, 2), newForeign(t, 3)
 	d := started(t, nil, peers(a, b))
 	a.join(d)
@@ -33,7 +34,7 @@ func TestPeerToPeer(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer s.Close()
-		transfer(t, c, s, 8<<20)
+		transfer(t, c, s, 2<<20)
 	})
 	t.Run("UDP", func(t *testing.T) {
 		p, err := b.net.ListenUDP(&net.UDPAddr{Port: 5000})
@@ -49,6 +50,7 @@ func TestPeerToPeer(t *testing.T) {
 }
 
 func TestPeersApart(t *testing.T) {
+	t.Parallel()
 	for name, isolate := range map[string]func(a, b *Peer){
 		"sender isolated":   func(a, _ *Peer) { a.Isolated = true },
 		"receiver isolated": func(_, b *Peer) { b.Isolated = true },
@@ -69,7 +71,7 @@ func TestPeersApart(t *testing.T) {
 			if there == nil || missing == nil || there.(*net.OpError).Err.Error() != missing.(*net.OpError).Err.Error() {
 				t.Fatalf("a peer that exists answers %v, one that does not %v", there, missing)
 			}
-			if pings(t, a, b.addr, time.Second) {
+			if pings(t, a, b.addr, 200*time.Millisecond) {
 				t.Fatal("reached by ping")
 			}
 			ping(t, a, testAddr) // the server is there for both
@@ -79,6 +81,7 @@ func TestPeersApart(t *testing.T) {
 }
 
 func TestServerPorts(t *testing.T) {
+	t.Parallel()
 	a, gateway := newForeign(t, 2), newForeign(t, 3)
 	config := peers(a, gateway)
 	config.Peers[1].ServerPorts = []uint16{9090, 9080}

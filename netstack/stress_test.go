@@ -14,6 +14,7 @@ import (
 
 // Close comes back although both directions are full and nobody reads.
 func TestCloseUnderLoad(t *testing.T) {
+	t.Parallel()
 	w, d, a, _ := behindExit(t)
 	full := make([]byte, 1<<20)
 	var writers sync.WaitGroup
