@@ -20,6 +20,7 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -93,7 +94,9 @@ func New(o Options) (*Device, error) {
 	}
 	d.cookies.Init(wgdevice.NoisePublicKey(private.PublicKey().Bytes()))
 	d.limiter.Init()
-	d.running.Go(d.work)
+	for range max(1, runtime.GOMAXPROCS(0)/2) { // the other half is for packets
+		d.running.Go(d.work)
+	}
 	d.running.Go(d.tick)
 	return d, nil
 }
@@ -141,10 +144,14 @@ func (d *Device) Close() error {
 	d.mu.Lock()
 	if d.closed {
 		d.mu.Unlock()
+		d.running.Wait()
 		return nil
 	}
 	d.closed = true
 	peers := slices.Collect(maps.Values(d.peers))
+	for _, p := range peers {
+		p.removed.Store(true) // so that nothing is kept for it from here on
+	}
 	clear(d.peers)
 	s := d.sockets.Load()
 	d.mu.Unlock()
@@ -217,6 +224,7 @@ func (d *Device) Remove(peers ...*Peer) {
 	d.Settle()
 	for _, p := range peers {
 		p.forget()
+		d.unwatch(p)
 	}
 }
 
@@ -224,7 +232,8 @@ func (d *Device) Remove(peers ...*Peer) {
 // not be called by Receive.
 func (d *Device) Settle() {
 	d.gate.Lock()
-	d.gate.Unlock() //nolint:staticcheck // only to wait for those who hold it
+	//lint:ignore SA2001 only to wait for those who hold it
+	d.gate.Unlock()
 }
 
 // Lookup returns the peer of a key, nil if there is none.

@@ -2,6 +2,9 @@ package wireguard
 
 import (
 	"encoding/binary"
+	"hash/maphash"
+	"net/netip"
+	"sync/atomic"
 	"time"
 
 	wgdevice "golang.zx2c4.com/wireguard/device"
@@ -24,6 +27,10 @@ const (
 	loadedMessages = maxMessages / 8
 	loadedTime     = time.Second
 
+	// maxFromOne is how many of them may be from one address, so that it takes
+	// more than a few to keep all others out.
+	maxFromOne = loadedMessages
+
 	// maxJobs bounds the handshakes that this side has yet to begin. One that
 	// finds no room is asked for again by the next packet or tick.
 	maxJobs = 1024
@@ -35,28 +42,43 @@ type jobs struct {
 	peers    chan *Peer // to begin a handshake with
 	done     chan struct{}
 	loaded   moment // when too many messages waited
+
+	// waiting counts the messages by a hash of whom they are from.
+	waiting [1024]atomic.Int32
+	seed    maphash.Seed
 }
 
 // message is a handshake message of a stranger.
 type message struct {
 	from endpoint
 	size int
+	slot uint64               // of jobs.waiting
 	data [initiationSize]byte // which is the largest
 }
 
 func newJobs() jobs {
-	return jobs{messages: make(chan message, maxMessages), peers: make(chan *Peer, maxJobs), done: make(chan struct{})}
+	return jobs{
+		messages: make(chan message, maxMessages), peers: make(chan *Peer, maxJobs), done: make(chan struct{}),
+		seed: maphash.MakeSeed(),
+	}
 }
 
 func (j *jobs) stop() { close(j.done) }
 
 // put queues a message, or loses it if too many wait.
 func (j *jobs) put(m []byte, from *endpoint) {
-	c := message{from: *from, size: len(m)}
+	who := holder(from.addr.Addr()).As16()
+	c := message{from: *from, size: len(m), slot: maphash.Bytes(j.seed, who[:]) % uint64(len(j.waiting))}
+	waiting := &j.waiting[c.slot]
+	if waiting.Add(1) > maxFromOne {
+		waiting.Add(-1)
+		return
+	}
 	copy(c.data[:], m)
 	select {
 	case j.messages <- c:
 	default:
+		waiting.Add(-1)
 	}
 }
 
@@ -75,6 +97,7 @@ func (d *Device) work() {
 		case p := <-d.jobs.peers:
 			d.begin(p)
 		case m := <-d.jobs.messages:
+			d.jobs.waiting[m.slot].Add(-1)
 			d.handle(m.data[:m.size], &m.from)
 		}
 	}
@@ -108,7 +131,7 @@ func (d *Device) handle(m []byte, from *endpoint) {
 			d.sendCookie(m, where, from)
 			return
 		}
-		if !d.limiter.Allow(from.addr.Addr()) {
+		if !d.limiter.Allow(holder(from.addr.Addr())) {
 			return
 		}
 	}
@@ -122,6 +145,17 @@ func (d *Device) handle(m []byte, from *endpoint) {
 // appendAddress is what a cookie is good for.
 func appendAddress(e *endpoint) []byte {
 	return binary.BigEndian.AppendUint16(e.addr.Addr().AsSlice(), e.addr.Port())
+}
+
+// holder returns what one stranger has of addresses: on IPv6 a network of 64
+// bits, in which each may take any number.
+func holder(a netip.Addr) netip.Addr {
+	if a.Is6() {
+		if network, err := a.Prefix(64); err == nil {
+			return network.Addr()
+		}
+	}
+	return a
 }
 
 func (d *Device) sendCookie(m, where []byte, to *endpoint) {
@@ -234,7 +268,7 @@ func (d *Device) takeResponse(m []byte, from *endpoint, now instant) {
 	p.rxBytes.Add(uint64(len(m)))
 	p.timers.received(now, false)
 	if !p.release(waiting) {
-		p.sendKeepalive() // so that the peer may use the session
+		p.sendKeepalive(now) // so that the peer may use the session
 	}
 }
 
@@ -259,8 +293,10 @@ func (p *Peer) established(m []byte, now instant) ([]*Burst, bool) {
 	return p.take(), true
 }
 
-// complete notes that a handshake was carried through. mu is held.
+// complete notes that a handshake was carried through. One that this side has
+// begun as well is not needed then. mu is held.
 func (p *Peer) complete() {
+	p.abandon()
 	p.attempts = 0
 	p.timers.lastMinute.Store(false)
 	p.handshook.Store(time.Now().UnixNano())
@@ -314,21 +350,34 @@ func (p *Peer) initiation(now instant) ([]byte, error) {
 		return nil, nil
 	}
 	p.timers.greeted.store(now)
+	p.attempts++
 	if err := p.prepare(); err != nil {
 		return nil, err
 	}
 	b := make([]byte, initiationNoise, initiationSize)
-	b, i, err := initiate(b, d.private, p.key, p.shared, tai64n.Now())
+	p.stamped = later(tai64n.Now(), p.stamped)
+	b, i, err := initiate(b, d.private, p.key, p.shared, p.stamped)
 	if err != nil {
 		return nil, err
 	}
 	p.abandon()
 	p.pending = &outgoing{i, d.index.add(entry{peer: p})}
-	p.attempts++
 	binary.LittleEndian.PutUint32(b, typeInitiation)
 	binary.LittleEndian.PutUint32(b[4:], p.pending.local)
 	b = b[:initiationSize]
 	p.macs.AddMacs(b)
 	p.watchNow()
 	return b, nil
+}
+
+// later returns now, or, if the clock was set back since, a time a second after
+// the last one: peers take no time twice, and would refuse this side until the
+// clock is where it was. Initiations are further apart than a second.
+func later(now, last tai64n.Timestamp) tai64n.Timestamp {
+	if now.After(last) {
+		return now
+	}
+	seconds := binary.BigEndian.Uint64(last[:])
+	binary.BigEndian.PutUint64(last[:], seconds+1)
+	return last
 }

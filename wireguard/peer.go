@@ -32,13 +32,14 @@ type Peer struct {
 	// mu guards what a handshake changes. It is held for handshakes, not for
 	// packets.
 	mu       sync.Mutex
-	shared   []byte    // the secret of both static keys, nil until it is needed
-	previous *session  // still good for what is under way
-	next     *session  // the peer has not confirmed it yet
-	pending  *outgoing // the initiation that waits for its answer
-	attempts int       // initiations in a row without an answer
-	latest   tai64n.Timestamp
-	consumed instant // when the last initiation was taken
+	shared   []byte           // the secret of both static keys, nil until it is needed
+	previous *session         // still good for what is under way
+	next     *session         // the peer has not confirmed it yet
+	pending  *outgoing        // the initiation that waits for its answer
+	attempts int              // initiations in a row without an answer
+	latest   tai64n.Timestamp // of the peer's initiations
+	stamped  tai64n.Timestamp // of this side's
+	consumed instant          // when the last initiation was taken
 	macs     *wgdevice.CookieGenerator
 	waiting  []*Burst // for a session, oldest first
 }
@@ -87,6 +88,7 @@ func (p *Peer) SetKeepalive(every time.Duration) {
 // SetEndpoint changes where p is reached, until p is heard from elsewhere.
 func (p *Peer) SetEndpoint(addr netip.AddrPort) {
 	p.endpoint.Store(&endpoint{addr: netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())})
+	p.timers.absent.stop()
 	p.watch()
 }
 
@@ -102,7 +104,7 @@ func (p *Peer) heard(from *endpoint) {
 // the cause of the silence.
 func (p *Peer) anywhere() {
 	if e := p.endpoint.Load(); e != nil && e.local.IsValid() {
-		p.endpoint.Store(&endpoint{addr: e.addr})
+		p.endpoint.CompareAndSwap(e, &endpoint{addr: e.addr}) // unless it was heard meanwhile
 	}
 }
 

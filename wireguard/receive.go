@@ -74,23 +74,8 @@ func (r *reader) split(messages []byte, segment int, from *endpoint) {
 // open decrypts data messages of one session and delivers what is in them.
 func (r *reader) open(s *session, messages []byte, segment int, from *endpoint, now instant) {
 	p := s.peer
-	r.packets = r.packets[:0]
-	authentic, size := false, 0
-	s.seenMu.Lock()
-	for start := 0; start < len(messages); start += segment {
-		m := messages[start:min(start+segment, len(messages))]
-		packet, ok := s.open(m)
-		if !ok {
-			continue
-		}
-		authentic = true
-		size += len(m)
-		if len(packet) > 0 {
-			r.packets = append(r.packets, packet)
-		}
-	}
-	s.seenMu.Unlock()
-	if !authentic || p.removed.Load() {
+	size := r.decrypt(s, messages, segment)
+	if size == 0 || p.removed.Load() {
 		return
 	}
 	p.heard(from)
@@ -98,14 +83,31 @@ func (r *reader) open(s *session, messages []byte, segment int, from *endpoint, 
 	p.timers.received(now, len(r.packets) > 0)
 	if p.current.Load() != s {
 		p.confirm(s)
-	}
-	// The last chance of the side that began the session to begin the next one
-	// before the keys run out, if it only listens.
-	if s.initiator && now.since(s.born) > rejectAfterTime-keepaliveTimeout-rekeyTimeout && p.timers.lastMinute.CompareAndSwap(false, true) {
+	} else if s.initiator && now.since(s.born) > lastMinuteTime && p.timers.lastMinute.CompareAndSwap(false, true) {
 		p.ask(now)
 	}
 	if len(r.packets) > 0 {
 		p.rxPackets.Add(uint64(len(r.packets)))
 		r.device.deliver(p, r.packets)
 	}
+}
+
+// decrypt puts the packets in messages into r.packets, and returns the size of
+// the messages that are authentic and new.
+func (r *reader) decrypt(s *session, messages []byte, segment int) (size int) {
+	s.seenMu.Lock()
+	defer s.seenMu.Unlock()
+	r.packets = r.packets[:0]
+	for start := 0; start < len(messages); start += segment {
+		m := messages[start:min(start+segment, len(messages))]
+		packet, ok := s.open(m)
+		if !ok {
+			continue
+		}
+		size += len(m)
+		if len(packet) > 0 {
+			r.packets = append(r.packets, packet)
+		}
+	}
+	return size
 }

@@ -1,6 +1,9 @@
 package wireguard
 
-import "sync"
+import (
+	"math"
+	"sync"
+)
 
 // Overhead is how much larger a message is than its padded packet, in bytes.
 const Overhead = overhead
@@ -10,9 +13,9 @@ const Overhead = overhead
 const MaxBurst = maxSendBytes
 
 const (
-	// burstSize is the size of a large burst, burstPackets how many packets any
+	// burstSize is the size of a large burst and of the largest message, burstPackets how many packets any
 	// burst has at most.
-	burstSize    = 64 << 10
+	burstSize    = math.MaxUint16
 	burstPackets = maxSegments
 
 	// smallBurst is for a single packet of the usual size. Most of what is small
@@ -20,8 +23,8 @@ const (
 	smallBurst = 2 << 10
 
 	// What waits for a handshake: bursts of one peer, which are mostly single
-	// packets that open connections, and bytes of all peers together. Beyond it
-	// the oldest of the peer are lost, as on any router.
+	// packets that open connections, and bytes of all peers together. Beyond the
+	// first the oldest are lost, as on any router, beyond the second the newest.
 	maxWaiting      = 64
 	maxWaitingBytes = 8 << 20
 )
@@ -61,6 +64,18 @@ func (b *Burst) free() {
 	} else {
 		largeBursts.Put(b)
 	}
+}
+
+// shrunk returns b or, if all of it fits into a small one, that instead.
+func (b *Burst) shrunk() *Burst {
+	if len(b.buf) == smallBurst || b.used > smallBurst {
+		return b
+	}
+	small := smallBursts.Get().(*Burst)
+	small.peer, small.used, small.sizes, small.count = b.peer, b.used, b.sizes, b.count
+	copy(small.buf, b.buf[:b.used])
+	b.free()
+	return small
 }
 
 // Peer returns whom the burst is for.
@@ -180,14 +195,16 @@ func (p *Peer) transmit(messages []byte, segment int) {
 }
 
 // sendKeepalive sends an empty packet, or begins a handshake, which is as good.
-func (p *Peer) sendKeepalive() {
-	if now := p.device.now(); !p.current.Load().usable(now) {
+func (p *Peer) sendKeepalive(now instant) {
+	s := p.current.Load()
+	if !s.usable(now) {
 		p.ask(now)
 		return
 	}
 	b := p.NewBurst(0)
 	b.Next(0)
-	b.Send()
+	b.seal(s, now)
+	b.free()
 }
 
 // wait keeps a burst until there is a session, and asks for one.
@@ -197,13 +214,16 @@ func (p *Peer) wait(b *Burst, now instant) {
 		b.free() // the peer was never here: only it can begin
 		return
 	}
+	b = b.shrunk()
 	p.mu.Lock()
 	switch s := p.current.Load(); {
 	case s.usable(now): // meanwhile
 		p.mu.Unlock()
 		b.Send()
 		return
-	case p.removed.Load() || d.staged.Add(int64(len(b.buf))) > maxWaitingBytes:
+	case p.removed.Load():
+		b.free()
+	case d.staged.Add(int64(len(b.buf))) > maxWaitingBytes:
 		d.staged.Add(-int64(len(b.buf)))
 		b.free()
 	default:
@@ -213,6 +233,7 @@ func (p *Peer) wait(b *Burst, now instant) {
 			p.waiting = append(p.waiting[:0], p.waiting[1:]...)
 		}
 		p.waiting = append(p.waiting, b)
+		p.watchNow()
 	}
 	p.mu.Unlock()
 	p.timers.absent.stop()

@@ -7,7 +7,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/crypto/chacha20poly1305"
 	"golang.zx2c4.com/wireguard/replay"
 )
 
@@ -17,6 +16,11 @@ const (
 	rejectAfterMessages = 1<<64 - 1<<13 - 1
 	rekeyAfterTime      = 120 * time.Second
 	rejectAfterTime     = 180 * time.Second
+
+	// lastMinuteTime is the age of a session at which the side that began it
+	// begins the next even if it only listens: later there would be no time for
+	// another try.
+	lastMinuteTime = rejectAfterTime - keepaliveTimeout - rekeyTimeout
 )
 
 // session is one pair of keys. It is derived by a handshake and never renewed:
@@ -60,23 +64,28 @@ func (s *session) reserve(n int) (uint64, bool) {
 // seal encrypts a message in place. m is the whole message: room for the
 // header, the padded packet, and room for the tag.
 func (s *session) seal(m []byte, counter uint64) {
-	var nonce [chacha20poly1305.NonceSize]byte
 	binary.LittleEndian.PutUint32(m, typeData)
-	binary.LittleEndian.PutUint32(m[4:], s.remote)
 	binary.LittleEndian.PutUint64(m[8:], counter)
-	binary.LittleEndian.PutUint64(nonce[4:], counter)
 	packet := m[headerSize : len(m)-tagSize]
-	s.sealer.Seal(packet[:0], nonce[:], packet, nil)
+	s.sealer.Seal(packet[:0], nonce(m), packet, nil)
+	binary.LittleEndian.PutUint32(m[4:], s.remote)
 }
 
-// open decrypts a message in place and returns its packet. It reports false if
-// the message is forged or was here before. seenMu is held.
+// nonce makes the nonce of a data message where it is: four bytes of zeros,
+// which take the place of the receiver, and the counter. One beside the message
+// would be allocated for each.
+func nonce(m []byte) []byte {
+	n := m[4:headerSize]
+	clear(n[:4])
+	return n
+}
+
+// open decrypts a message in place and returns its packet; the header is spoilt.
+// It reports false if the message is forged or was here before. seenMu is held.
 func (s *session) open(m []byte) ([]byte, bool) {
-	var nonce [chacha20poly1305.NonceSize]byte
 	counter := binary.LittleEndian.Uint64(m[8:])
-	binary.LittleEndian.PutUint64(nonce[4:], counter)
 	sealed := m[headerSize:]
-	packet, err := s.opener.Open(sealed[:0], nonce[:], sealed, nil)
+	packet, err := s.opener.Open(sealed[:0], nonce(m), sealed, nil)
 	return packet, err == nil && s.seen.ValidateCounter(counter, rejectAfterMessages)
 }
 

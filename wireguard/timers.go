@@ -26,7 +26,7 @@ const (
 	// absentTimeout is how often a peer that has not answered any of
 	// rekeyAttempts is tried for the sake of its keepalive alone. What is sent to
 	// it tries at once.
-	absentTimeout = 120 * time.Second
+	absentTimeout = 30 * time.Second
 
 	// tickTime is how exactly all of this is kept.
 	tickTime = 250 * time.Millisecond
@@ -160,7 +160,7 @@ func (d *Device) unwatch(p *Peer) {
 func (p *Peer) busy() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.pending != nil || p.current.Load() != nil || p.next != nil || p.previous != nil ||
+	return p.pending != nil || len(p.waiting) > 0 || p.current.Load() != nil || p.next != nil || p.previous != nil ||
 		p.keepalive.Load() > 0 && p.endpoint.Load() != nil
 }
 
@@ -181,13 +181,15 @@ func (p *Peer) expire(now instant) bool {
 	}
 	if at := t.unheard.load(); at != 0 && now.since(at) > keepaliveTimeout {
 		again := t.data.load() > at
-		p.sendKeepalive()
+		p.sendKeepalive(now)
 		if again {
 			t.unheard.start(now)
 		}
 	}
-	if every := time.Duration(p.keepalive.Load()); every > 0 && now.since(t.passed.load()) >= every && p.endpoint.Load() != nil {
-		p.keep(now)
+	if every := time.Duration(p.keepalive.Load()); every > 0 && p.endpoint.Load() != nil {
+		if at := t.passed.load(); at == 0 || now.since(at) >= every {
+			p.keep(now)
+		}
 	}
 	if at := t.derived.load(); at != 0 && now.since(at) > keysTimeout {
 		t.derived.stop()
@@ -206,15 +208,20 @@ func (p *Peer) keep(now instant) {
 		p.timers.absent.store(now)
 	}
 	p.timers.passed.store(now)
-	p.sendKeepalive()
+	if p.current.Load().usable(now) {
+		p.sendKeepalive(now)
+	} else if !p.trying() { // or else retry sees to it, and gives up in the end
+		p.enqueue()
+	}
 }
 
-// retry repeats an initiation that was not answered. It reports whether it has
-// given up.
+// retry repeats an initiation that was not answered, or that something still
+// waits for. It reports whether it has given up.
 func (p *Peer) retry(now instant) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.pending == nil || now.since(p.timers.greeted.load()) < rekeyTimeout+jitter() {
+	at := p.timers.greeted.load()
+	if p.pending == nil && len(p.waiting) == 0 || at != 0 && now.since(at) < rekeyTimeout+jitter() {
 		return false
 	}
 	if p.attempts > rekeyAttempts || p.timers.absent.load() != 0 {
@@ -225,6 +232,13 @@ func (p *Peer) retry(now instant) bool {
 	p.anywhere()
 	p.enqueue()
 	return false
+}
+
+// trying reports whether a handshake is being tried.
+func (p *Peer) trying() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.pending != nil || len(p.waiting) > 0
 }
 
 func jitter() time.Duration { return rand.N(maxJitter) }
