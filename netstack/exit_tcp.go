@@ -150,6 +150,27 @@ func (e *exit) splice(f *flow, p *peerSide, host net.Conn) {
 		f.abort()
 	}
 	<-inbound
+	f.drain(p)
+}
+
+// drain waits until the peer has all that was sent, and acknowledged the end of
+// it: what the stack still holds when the flow ends is lost. A peer that does
+// not answer is given up by the stack's retransmissions.
+func (f *flow) drain(p *peerSide) {
+	entry, changed := waiter.NewChannelEntry(waiter.EventHUp)
+	p.wq.EventRegister(&entry)
+	defer p.wq.EventUnregister(&entry)
+	for {
+		switch tcp.EndpointState(p.ep.State()) {
+		case tcp.StateTimeWait, tcp.StateClose, tcp.StateError:
+			return
+		}
+		select {
+		case <-changed:
+		case <-f.done:
+			return
+		}
+	}
 }
 
 // copyFromPeer writes to host what the peer sends. A buffer is taken only

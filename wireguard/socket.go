@@ -12,10 +12,13 @@ import (
 )
 
 const (
-	// socketBuffer is what a socket may hold in each direction, in bytes: 50 ms
-	// at a gigabit per second, and as much as the in-kernel implementation has.
-	// The system may grant less (net.core.rmem_max, wmem_max).
-	socketBuffer = 7 << 20
+	// receiveBuffer is what may wait to be read, in bytes: 50 ms at a gigabit per
+	// second, and as much as the in-kernel implementation has. sendBuffer is what
+	// may wait to leave. It is smaller, because senders wait for room here rather
+	// than lose anything, and all of it is delay for what comes behind: 80 ms at
+	// 100 Mbit/s. The system may grant less (net.core.rmem_max, wmem_max).
+	receiveBuffer = 7 << 20
+	sendBuffer    = 1 << 20
 
 	// portTries bounds the search for a port that is free in both families.
 	portTries = 100

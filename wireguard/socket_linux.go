@@ -32,22 +32,26 @@ type socket struct {
 // setOptions prepares a socket before it is bound. What makes it faster may
 // fail; what makes it right may not.
 func setOptions(fd uintptr, v6 bool) error {
-	setBuffer(fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF)
-	setBuffer(fd, unix.SO_SNDBUFFORCE, unix.SO_SNDBUF)
+	setBuffer(fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, receiveBuffer)
+	setBuffer(fd, unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, sendBuffer)
 	setGRO(fd)
 	if v6 {
 		return errors.Join(
 			unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1),
 			unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1))
 	}
-	return unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
+	// Routers may fragment what is too long for a path, as they may with WireGuard
+	// in the kernel: asking them to refuse it fails where their answer gets lost.
+	return errors.Join(
+		unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DONT),
+		unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_PKTINFO, 1))
 }
 
 // setBuffer asks past the system's limit first, which CAP_NET_ADMIN may, then
 // for what the limit allows.
-func setBuffer(fd uintptr, force, plain int) {
-	if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, force, socketBuffer) != nil {
-		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, plain, socketBuffer)
+func setBuffer(fd uintptr, force, plain, size int) {
+	if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, force, size) != nil {
+		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, plain, size)
 	}
 }
 

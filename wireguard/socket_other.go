@@ -17,8 +17,8 @@ func setOptions(uintptr, bool) error { return nil }
 
 func newSocket(_ *slog.Logger, conn *net.UDPConn, _ bool) (*socket, error) {
 	// Best effort: some systems refuse what is over their limit.
-	_ = conn.SetReadBuffer(socketBuffer)
-	_ = conn.SetWriteBuffer(socketBuffer)
+	_ = conn.SetReadBuffer(receiveBuffer)
+	_ = conn.SetWriteBuffer(sendBuffer)
 	return &socket{conn: conn}, nil
 }
 
