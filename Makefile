@@ -14,10 +14,12 @@ build:
 test:
 	scripts/test
 
-# Benchmarks of the packages, then start-up, memory and size of the binary.
+# Every benchmark that this machine can run, ROUNDS rounds of SECS seconds where
+# rows are compared; docs/performance.md tells how to read them.
+ROUNDS ?= 3
+SECS ?= 3
 bench: build
-	go test -run='^$$' -bench=. -benchmem ./...
-	scripts/measure bin/gatecontrol
+	ROUNDS=$(ROUNDS) SECS=$(SECS) scripts/bench
 
 # Every fuzz target for FUZZTIME each.
 FUZZTIME ?= 1m
