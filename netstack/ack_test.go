@@ -421,7 +421,7 @@ func TestBulkIsAcknowledged(t *testing.T) {
 	eventually(t, "acknowledgement", func() bool { f := known.flow(); return f.size > 0 || f.sent == hole })
 	g.seq += 100
 	for range 3 {
-		g.write(flagACK, segment[:100])
+		g.write(flagACK|flagPSH, segment[:100]) // pushed, so that they are not joined
 	}
 	for i := range 4 {
 		if _, ack, _ := g.next(); ack != hole {

@@ -220,7 +220,7 @@ func (h *hub) transmit(pkt *stack.PacketBuffer) {
 		}
 	}
 	if b != nil {
-		b.Send()
+		b.SendSoon(pkt.Data().Size() > 0)
 	}
 }
 

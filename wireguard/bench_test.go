@@ -71,6 +71,7 @@ func BenchmarkOpen(b *testing.B) {
 		copy(buf, messages)
 		s.seen = replay.Filter{}
 		r.split(buf, 1452, &whereA)
+		r.flush()
 	}
 	if c.toA.rxPackets.Load() < row {
 		b.Fatal("nothing was opened")

@@ -158,12 +158,15 @@ func TestDataReplayedAndForged(t *testing.T) {
 	forged[headerSize] ^= 1
 	s := c.toA.current.Load()
 	r.open(s, replay, len(replay), &elsewhere, before)
+	r.flush()
 	r.open(s, forged, len(forged), &elsewhere, before)
+	r.flush()
 	if c.toA.Status().Endpoint != whereA.addr {
 		t.Fatal("the endpoint moved for a message that is not authentic or not new")
 	}
 	moved := c.message("moved")
 	r.open(s, moved, len(moved), &elsewhere, before)
+	r.flush()
 	if c.toA.Status().Endpoint != elsewhere.addr {
 		t.Fatal("the endpoint does not follow the peer")
 	}
@@ -355,9 +358,11 @@ func TestPanicIsSurvived(t *testing.T) {
 	r := reader{device: c.b.Device}
 	m := c.message("lost")
 	r.split(m, len(m), &whereA)
+	r.flush()
 	c.b.deliver = deliver
 	m = c.message("hello")
 	r.split(m, len(m), &whereA)
+	r.flush()
 	if c.b.Panics() != 1 || len(c.b.received) != 1 {
 		t.Fatalf("%d panics, received %q", c.b.Panics(), c.b.received)
 	}
@@ -383,6 +388,7 @@ func TestPacketsAllocateNothing(t *testing.T) {
 		copy(buf, b.buf[:b.used])
 		b.free()
 		r.split(buf, 64+overhead, &whereA)
+		r.flush()
 	}); n >= 1 {
 		t.Fatalf("%.0f allocations for 8 packets there and back", n)
 	}

@@ -28,6 +28,7 @@ type Peer struct {
 	rxBytes, txBytes, rxPackets, txPackets atomic.Uint64
 
 	timers timers
+	gather gather
 
 	// mu guards what a handshake changes. It is held for handshakes, not for
 	// packets.

@@ -114,6 +114,13 @@ func (d *Device) padded(size int) int {
 // peer has to be greeted first. What cannot be sent is lost, as on any network.
 // It waits while the socket has no room.
 func (b *Burst) Send() {
+	if b.peer.gather.some.Load() {
+		b.peer.sendGathered() // which may hold packets of the same flow
+	}
+	b.send()
+}
+
+func (b *Burst) send() {
 	p := b.peer
 	if b.count == 0 || p.removed.Load() {
 		b.free()

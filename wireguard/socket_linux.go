@@ -82,38 +82,66 @@ func newSocket(log *slog.Logger, conn *net.UDPConn, v6 bool) (*socket, error) {
 // read is receive without its patience. n is 0 for what cannot be used.
 func (s *socket) read(buf []byte) (n, segment int, from endpoint, err error) {
 	call := &s.reading
-	call.data.Base = unsafe.SliceData(buf)
-	call.data.SetLen(len(buf))
+	call.setData(buf)
+	call.waited = false
 	if err := s.raw.Read(call.try); err != nil {
 		return 0, 0, endpoint{}, err
 	}
 	if call.errno != 0 {
 		return 0, 0, endpoint{}, call.errno
 	}
+	n, segment, from = call.result()
+	return n, segment, from, nil
+}
+
+// busy reports whether the last read found something there. If it had to wait,
+// there is probably no more for now, and looking would cost more than it brings.
+func (s *socket) busy() bool { return !s.reading.waited }
+
+// more is read without waiting: n is 0 if nothing is there, or nothing that can
+// be used.
+func (s *socket) more(buf []byte) (n, segment int, from endpoint) {
+	call := &s.reading
+	call.setData(buf)
+	if s.raw.Control(call.poll) != nil || call.errno != 0 {
+		return 0, 0, endpoint{}
+	}
+	return call.result()
+}
+
+// result takes apart what was read.
+func (call *readCall) result() (n, segment int, from endpoint) {
 	if call.msg.Flags&unix.MSG_TRUNC != 0 {
-		return 0, 0, endpoint{}, nil
+		return 0, 0, endpoint{}
 	}
 	from.addr = call.sender()
 	segment = parseControl(call.control[:call.msg.Controllen], &from)
 	if n = call.n; segment <= 0 || segment > n {
 		segment = n
 	}
-	return n, segment, from, nil
+	return n, segment, from
+}
+
+func (call *readCall) setData(buf []byte) {
+	call.data.Base = unsafe.SliceData(buf)
+	call.data.SetLen(len(buf))
 }
 
 // readCall holds what one recvmsg call needs. Like sendCall it never blocks.
 type readCall struct {
 	try     func(fd uintptr) bool // call.once
+	poll    func(fd uintptr)      // the same
 	name    unix.RawSockaddrInet6 // the larger one; RawSockaddrInet4 on IPv4
 	data    unix.Iovec
 	msg     unix.Msghdr
 	control [controlSize]byte // aligned by the pointers before it
 	n       int
 	errno   unix.Errno
+	waited  bool // there was nothing to read at first
 }
 
 func (call *readCall) prepare() {
-	call.try = call.once
+	call.try, call.poll = call.once, func(fd uintptr) { call.once(fd) }
 	call.msg.Name, call.msg.Control = (*byte)(unsafe.Pointer(&call.name)), &call.control[0]
 	call.msg.Iov = &call.data
 	call.msg.SetIovlen(1)
@@ -129,6 +157,7 @@ func (call *readCall) once(fd uintptr) bool {
 			continue
 		}
 		call.n, call.errno = int(n), errno
+		call.waited = call.waited || errno == unix.EAGAIN
 		return errno != unix.EAGAIN
 	}
 }

@@ -39,3 +39,8 @@ func (s *socket) send(buf []byte, segment int, to *endpoint) error {
 	}
 	return nil
 }
+
+// busy and more are for systems where a read may go without waiting; here that
+// is never tried.
+func (*socket) busy() bool                                  { return false }
+func (*socket) more([]byte) (n, segment int, from endpoint) { return 0, 0, endpoint{} }
