@@ -4,8 +4,10 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/netip"
+	"strconv"
 	"testing"
 	"time"
 
@@ -49,16 +51,18 @@ func apply(t testing.TB, s *Server, routes ...Route) {
 	p.Commit()
 }
 
-// freePort returns a port that was free for TCP and UDP a moment ago.
+// freePort returns a port that was free for TCP and UDP a moment ago. It lies
+// below the range that the system picks from, so that nothing else takes it.
 func freePort(t testing.TB) uint16 {
 	t.Helper()
 	for range 100 {
-		ln, err := net.Listen("tcp", loopback+":0")
+		port := uint16(10000 + rand.IntN(20000))
+		addr := net.JoinHostPort(loopback, strconv.Itoa(int(port)))
+		ln, err := net.Listen("tcp", addr)
 		if err != nil {
-			t.Fatal(err)
+			continue
 		}
-		port := ln.Addr().(*net.TCPAddr).AddrPort().Port()
-		pc, err := net.ListenPacket("udp", ln.Addr().String())
+		pc, err := net.ListenPacket("udp", addr)
 		_ = ln.Close()
 		if err == nil {
 			_ = pc.Close()
