@@ -39,9 +39,9 @@ const (
 	udpHeader  = 8  // RFC 768
 )
 
-// classify decides about a packet that WireGuard has decrypted, and whose
-// source address WireGuard has checked against the sender's allowed IPs.
-// It takes any bytes and does not allocate.
+// classify decides about a packet that WireGuard has decrypted, by what it says
+// of itself. Whether its source address belongs to whoever sent it is for the
+// caller to check, by from. It takes any bytes and does not allocate.
 //
 // What is refused rather than dropped goes toExit, since the forwarders there
 // answer with a reset or an ICMP error, the same for a host that exists and

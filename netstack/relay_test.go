@@ -116,8 +116,7 @@ func TestServerPorts(t *testing.T) {
 	}
 }
 
-// WireGuard itself checks that a packet comes from an address of its sender;
-// the hub relies on it.
+// WireGuard says who sent a packet; the hub checks that its address is theirs.
 func TestForgedSourceIsDropped(t *testing.T) {
 	a, b := newForeign(t, 2), newForeign(t, 3)
 	forger := newForeign(t, 4)
