@@ -39,8 +39,9 @@ type acks struct {
 	timer      *time.Timer         // nil until the first waits; runs while any is listed
 }
 
-// ackKey is a flow of TCP over IPv4: both addresses and both ports.
-type ackKey [12]byte
+// ackKey is a flow of TCP: both addresses, of IPv4 with zeros behind them, and
+// both ports.
+type ackKey [2*16 + 4]byte
 
 type ackFlow struct {
 	sent   uint32    // the acknowledgement number that the peer has
@@ -48,7 +49,7 @@ type ackFlow struct {
 	size   int       // of packet in bytes, 0 if none is held
 	due    time.Time // when packet is sent
 	listed bool      // in waiting
-	packet [ipv4Header + tcpHeader + ackOptions]byte
+	packet [ipv6Header + tcpHeader + ackOptions]byte
 }
 
 // ackOptions is the size of the options of an acknowledgement that may wait:
@@ -61,12 +62,18 @@ const ackOptions = 12
 // every second full segment is told at once, as the RFC asks for.
 func (x *acks) pass(to *wireguard.Peer, pkt *stack.PacketBuffer, full uint32) bool {
 	ip, t := pkt.NetworkHeader().Slice(), pkt.TransportHeader().Slice()
-	if len(ip) != ipv4Header || len(t) < tcpHeader || ip[9] != protoTCP {
+	var key ackKey
+	switch {
+	case len(t) < tcpHeader:
+		return true
+	case len(ip) == ipv4Header && ip[9] == protoTCP:
+		copy(key[:], ip[12:20])
+	case len(ip) == ipv6Header && ip[6] == protoTCP:
+		copy(key[:], ip[8:40])
+	default:
 		return true
 	}
-	var key ackKey
-	copy(key[:8], ip[12:20])
-	copy(key[8:], t[:4])
+	copy(key[32:], t[:4])
 	number, flags := binary.BigEndian.Uint32(t[8:]), t[13]
 	data := pkt.Size() > len(ip)+len(t)
 

@@ -60,13 +60,12 @@ func (e Exit) equal(o Exit) bool {
 	return e.Enabled == o.Enabled && slices.Equal(e.Private, o.Private)
 }
 
-// check refuses what a peer cannot be, whatever the others are. server is the
-// public key of this server.
-func (p *Peer) check(server model.PublicKey, addr netip.Addr) error {
+// check refuses what a peer of server cannot be, whatever the others are.
+func (p *Peer) check(server *self) error {
 	switch {
 	case p.PublicKey.IsZero():
 		return model.Invalid("publicKey", "peer %q has no public key", p.Name)
-	case p.PublicKey == server:
+	case p.PublicKey == server.key:
 		return model.Invalid("publicKey", "peer %q has the key of this server", p.Name)
 	case p.Endpoint != (netip.AddrPort{}) && (!p.Endpoint.IsValid() || p.Endpoint.Port() == 0):
 		return model.Invalid("endpoint", "peer %q has an endpoint without address or port", p.Name)
@@ -75,8 +74,10 @@ func (p *Peer) check(server model.PublicKey, addr netip.Addr) error {
 		if !prefix.IsValid() || prefix.Masked() != prefix || prefix.Addr().Is4In6() {
 			return model.Invalid("allowedIps", "peer %q: %s is not a network address", p.Name, prefix)
 		}
-		if prefix.Contains(addr) {
-			return model.Invalid("allowedIps", "peer %q: %s holds the address of this server, %s", p.Name, prefix, addr)
+		for _, addr := range server.own() {
+			if prefix.Contains(addr) {
+				return model.Invalid("allowedIps", "peer %q: %s holds the address of this server, %s", p.Name, prefix, addr)
+			}
 		}
 	}
 	return nil

@@ -12,6 +12,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	gvipv4 "gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	gvipv6 "gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
@@ -63,7 +64,7 @@ func setKeepalive(ep tcpip.Endpoint) {
 // dialTCP connects to addr, an address of peer, from the tunnel address.
 func (d *Device) dialTCP(ctx context.Context, peer *identity, addr netip.AddrPort) (*tcpConn, error) {
 	var wq waiter.Queue
-	ep, terr := d.stack.NewEndpoint(tcp.ProtocolNumber, gvipv4.ProtocolNumber, &wq)
+	ep, terr := d.stack.NewEndpoint(tcp.ProtocolNumber, protocolOf(addr.Addr()), &wq)
 	if terr != nil {
 		return nil, stackError("dial", "tcp", addr, terr)
 	}
@@ -108,7 +109,7 @@ type udpConn struct {
 // dialUDP opens a UDP socket from the address local to addr.
 func dialUDP(s *stack.Stack, local netip.Addr, addr netip.AddrPort) (*udpConn, error) {
 	var wq waiter.Queue
-	ep, terr := s.NewEndpoint(udp.ProtocolNumber, gvipv4.ProtocolNumber, &wq)
+	ep, terr := s.NewEndpoint(udp.ProtocolNumber, protocolOf(addr.Addr()), &wq)
 	if terr != nil {
 		return nil, stackError("dial", "udp", addr, terr)
 	}
@@ -176,7 +177,17 @@ func stackError(op, network string, addr netip.AddrPort, terr tcpip.Error) error
 }
 
 func fullAddress(a netip.AddrPort) tcpip.FullAddress {
-	return tcpip.FullAddress{NIC: nicID, Addr: tcpip.AddrFrom4(a.Addr().As4()), Port: a.Port()}
+	return tcpip.FullAddress{NIC: nicID, Addr: toStack(a.Addr()), Port: a.Port()}
+}
+
+func toStack(a netip.Addr) tcpip.Address { return tcpip.AddrFromSlice(a.AsSlice()) }
+
+// protocolOf returns the network protocol of an address.
+func protocolOf(a netip.Addr) tcpip.NetworkProtocolNumber {
+	if a.Is6() {
+		return gvipv6.ProtocolNumber
+	}
+	return gvipv4.ProtocolNumber
 }
 
 func addrPort(f tcpip.FullAddress) netip.AddrPort {

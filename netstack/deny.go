@@ -16,7 +16,7 @@ const (
 
 // exitRules are what a destination is judged by.
 type exitRules struct {
-	tunnel  netip.Prefix          // the tunnel subnet
+	tunnel  func(netip.Addr) bool // the subnets of the tunnel
 	private []netip.Prefix        // private ranges that the operator allows
 	host    func(netip.Addr) bool // addresses of this host at this moment
 	peers   func(netip.Addr) bool // addresses of peers, wherever they are
@@ -41,7 +41,7 @@ func (r exitRules) judge(addr netip.Addr) ruling {
 		return refused
 	case r.host(addr):
 		return ourselves
-	case r.tunnel.Contains(addr), r.peers(addr):
+	case r.tunnel(addr), r.peers(addr):
 		return refused
 	case within(private, addr) && !within(r.private, addr):
 		return refused

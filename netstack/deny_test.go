@@ -12,7 +12,7 @@ import (
 
 func TestJudge(t *testing.T) {
 	rules := exitRules{
-		tunnel:  testSubnet,
+		tunnel:  testSubnet.Contains,
 		private: prefixes("192.168.0.0/16", "100.64.0.0/10", "fd00:1::/32"),
 		host: func(a netip.Addr) bool {
 			return a == netip.MustParseAddr("5.6.7.8") || a == netip.MustParseAddr("192.168.1.10") || a == netip.MustParseAddr("2a00::10")
@@ -60,6 +60,7 @@ func TestJudge(t *testing.T) {
 func TestMetadataStaysClosedInListedRanges(t *testing.T) {
 	everything := exitRules{
 		private: prefixes("0.0.0.0/0", "::/0"),
+		tunnel:  func(netip.Addr) bool { return false },
 		host:    func(netip.Addr) bool { return false },
 		peers:   func(netip.Addr) bool { return false },
 	}
@@ -77,7 +78,7 @@ func FuzzJudge(f *testing.F) {
 	f.Add([]byte{127, 0, 0, 1})
 	f.Add(netip.MustParseAddr("64:ff9b::127.0.0.1").AsSlice())
 	f.Add(netip.MustParseAddr("2001::80ff:fffe").AsSlice())
-	rules := exitRules{tunnel: testSubnet, host: func(netip.Addr) bool { return false }, peers: func(netip.Addr) bool { return false }}
+	rules := exitRules{tunnel: testSubnet.Contains, host: func(netip.Addr) bool { return false }, peers: func(netip.Addr) bool { return false }}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		addr, ok := netip.AddrFromSlice(b)
 		if !ok {

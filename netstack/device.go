@@ -33,10 +33,11 @@ import (
 )
 
 // MTU bounds: the smallest that every IPv4 host must take (RFC 791 section
-// 3.2), and jumbo frames.
+// 3.2), that every IPv6 link must have (RFC 8200 section 5), and jumbo frames.
 const (
-	minMTU = 576
-	maxMTU = 9000
+	minMTU  = 576
+	minMTU6 = 1280
+	maxMTU  = 9000
 )
 
 // Options are what a Device is for as long as it lives.
@@ -46,7 +47,12 @@ type Options struct {
 	ListenPort uint16       // UDP, 0 is any free one
 	Addr       netip.Addr   // this server's tunnel address, IPv4
 	Subnet     netip.Prefix // the tunnel subnet, which holds Addr
-	MTU        int          // bytes, 576 to 9000
+	MTU        int          // bytes, 576 to 9000; from 1280 on with Addr6
+
+	// Addr6 and Subnet6 are the same for IPv6. Where they are zero, this server
+	// has no IPv6 address in the tunnel, and the exit does not carry IPv6.
+	Addr6   netip.Addr
+	Subnet6 netip.Prefix
 
 	// PublicAddrs are addresses under which this host is reached although no
 	// interface has them, such as that of the router before it. They count as
@@ -109,12 +115,20 @@ func New(o Options) (*Device, error) {
 	case o.MTU < minMTU || o.MTU > maxMTU:
 		return nil, model.Invalid("mtu", "the MTU is to be %d to %d bytes", minMTU, maxMTU)
 	}
+	if o.Addr6.IsValid() || o.Subnet6.IsValid() {
+		switch {
+		case !o.Subnet6.IsValid() || !o.Subnet6.Contains(o.Addr6) || !o.Addr6.Is6() || !unicast6(o.Addr6):
+			return nil, model.Invalid("subnet6", "the tunnel subnet %s does not hold the IPv6 address %s", o.Subnet6, o.Addr6)
+		case o.MTU < minMTU6:
+			return nil, model.Invalid("mtu", "IPv6 needs an MTU of at least %d bytes", minMTU6)
+		}
+	}
 	log := o.Log
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
 	d := &Device{
-		log: log, self: self{o.PrivateKey.Public(), o.Addr, o.Subnet.Masked()}, port: o.ListenPort,
+		log: log, self: self{o.PrivateKey.Public(), o.Addr, o.Addr6, o.Subnet.Masked(), o.Subnet6.Masked()}, port: o.ListenPort,
 		onCut: o.OnCut, listeners: make(map[uint16]*listener), packetListeners: make(map[uint16]*packetListener),
 	}
 	empty, err := newTable(Config{}, d.self, nil)
@@ -123,11 +137,12 @@ func New(o Options) (*Device, error) {
 	}
 	d.table.Store(empty)
 	d.hub = newHub(log, &d.table, o.MTU)
-	if d.stack, err = newStack(d.hub, d.addr, o.MTU); err != nil {
+	if d.stack, err = newStack(d.hub, d.own(), o.MTU); err != nil {
 		return nil, fmt.Errorf("set up network stack: %w", err)
 	}
 	d.flights.writeSize = superPayload(o.MTU)
 	d.exit = newExit(d, o.PublicAddrs, o.DialExit)
+	d.hub.echo6 = d.exit.handleEcho6
 	d.wg, err = wireguard.New(wireguard.Options{Log: log, PrivateKey: o.PrivateKey, MTU: o.MTU, Receive: d.hub.receive})
 	if err != nil {
 		d.stack.Destroy()
@@ -202,19 +217,23 @@ func (d *Device) Dial(ctx context.Context, network string, addr netip.AddrPort) 
 	switch {
 	case owner == nil:
 		return nil, model.Failure(model.KindUnavailable, "no peer has the address %s", addr.Addr())
-	case !addr.Addr().Is4():
+	case addr.Addr().Is6() && !d.addr6.IsValid():
 		return nil, model.Failure(model.KindUnavailable, "%s: the server has no IPv6 address in the tunnel", addr.Addr())
 	}
 	var c net.Conn
 	switch network {
-	case "tcp", "tcp4":
+	case "tcp", "tcp4", "tcp6":
 		tc, err := d.dialTCP(ctx, owner.identity, addr)
 		if err != nil {
 			return nil, err
 		}
 		c = tc
-	case "udp", "udp4":
-		uc, err := dialUDP(d.stack, d.addr, addr)
+	case "udp", "udp4", "udp6":
+		local := d.addr
+		if addr.Addr().Is6() {
+			local = d.addr6
+		}
+		uc, err := dialUDP(d.stack, local, addr)
 		if err != nil {
 			return nil, err
 		}
@@ -234,5 +253,5 @@ func (d *Device) Dial(ctx context.Context, network string, addr netip.AddrPort) 
 // Owns reports whether addr is in the tunnel: in its subnet, or among some
 // peer's allowed IPs.
 func (d *Device) Owns(addr netip.Addr) bool {
-	return d.subnet.Contains(addr.Unmap()) || d.table.Load().lookup(addr) != nil
+	return d.inside(addr.Unmap()) || d.table.Load().lookup(addr) != nil
 }

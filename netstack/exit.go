@@ -103,7 +103,7 @@ func newExit(d *Device, public []netip.Addr, dial func(context.Context, string, 
 // rules are what destinations are judged by under table t.
 func (e *exit) rules(t *table) exitRules {
 	return exitRules{
-		tunnel: t.self.subnet, private: t.config.Exit.Private,
+		tunnel: t.self.inside, private: t.config.Exit.Private,
 		host:  e.hosts.contains,
 		peers: func(addr netip.Addr) bool { return t.lookup(addr) != nil },
 	}
@@ -113,7 +113,7 @@ func (e *exit) rules(t *table) exitRules {
 // nobody's, and then the flow is refused.
 func (e *exit) judge(t *table, src, dst netip.Addr) (*peer, ruling) {
 	p := t.lookup(src)
-	if p == nil || !src.Is4() {
+	if p == nil {
 		return nil, refused
 	}
 	v := e.rules(t).judge(dst)

@@ -7,17 +7,16 @@ import (
 	"syscall"
 
 	"gvisor.dev/gvisor/pkg/buffer"
-	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
-	gvipv4 "gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
 // socketError is an ICMP error that this host received about something that
 // one of its sockets has sent.
 type socketError struct {
+	v6        bool // numbers of ICMPv6
 	typ, code uint8
-	mtu       int        // bytes, for codeFragmentationNeeded; 0 if not known
+	mtu       int        // bytes, where a packet was too big; 0 if not known
 	from      netip.Addr // who says so; invalid if not known
 	about     []byte     // beginning of what was sent: of a datagram its payload, of echo the message
 }
@@ -25,22 +24,25 @@ type socketError struct {
 // passedOn reports whether peers are told: of what cannot be reached, and of
 // routes that are too long, which is how they are traced.
 func (e *socketError) passedOn() bool {
+	if e.v6 {
+		return e.typ == icmp6Unreachable || e.typ == icmp6TooBig || e.typ == icmp6TimeExceeded
+	}
 	return e.typ == icmpUnreachable || e.typ == icmpTimeExceeded
 }
 
 // localError is the ICMP error that fits a failure to send. It reports false
 // if peers are not told of it.
-func localError(err error) (e socketError, ok bool) {
+func localError(err error) (e icmpError, ok bool) {
 	errno, _ := err.(syscall.Errno)
 	switch errno {
 	case syscall.ENETUNREACH:
-		return socketError{typ: icmpUnreachable, code: codeNet}, true
+		return errorNoRoute, true
 	case syscall.EHOSTUNREACH:
-		return socketError{typ: icmpUnreachable, code: codeHost}, true
+		return errorNoHost, true
 	case syscall.ECONNREFUSED:
-		return socketError{typ: icmpUnreachable, code: codePort}, true
+		return errorNoPort, true
 	case syscall.EACCES, syscall.EPERM: // a broadcast, a rule of this host's firewall
-		return socketError{typ: icmpUnreachable, code: codeProhibited}, true
+		return errorProhibited, true
 	}
 	return e, false
 }
@@ -73,14 +75,24 @@ func (e *exit) takeErrors(c syscall.RawConn, f func(*socketError)) {
 	}
 }
 
-// complain sends an ICMP error to a peer. quote is the beginning of the IPv4
-// packet of the peer that it is about.
+// complain sends an ICMP error to a peer. quote is the beginning of the packet
+// of the peer that it is about, and of the family of the error.
 func (e *exit) complain(se *socketError, quote []byte) {
 	if !e.d.hub.icmp.Allow() {
 		return
 	}
-	to := netip.AddrFrom4([4]byte(quote[12:16]))
-	e.sendICMP(e.speaker(se.from), to, icmpTOS, appendErrorMessage(nil, se.typ, se.code, se.mtu, quote))
+	message := appendErrorMessage(nil, se.typ, se.code, se.mtu, quote)
+	if isIPv6(quote) {
+		e.sendICMP(e.speaker6(se.from), netip.AddrFrom16([16]byte(quote[8:])), icmpTOS, message)
+	} else {
+		e.sendICMP(e.speaker(se.from), netip.AddrFrom4([4]byte(quote[12:])), icmpTOS, message)
+	}
+}
+
+// refuse does the same of an error that this host has found.
+func (e *exit) refuse(what icmpError, quote []byte) {
+	typ, code := what.about(quote)
+	e.complain(&socketError{typ: typ, code: code}, quote)
 }
 
 // speaker is the address from which a peer gets an error that addr has told
@@ -93,9 +105,22 @@ func (e *exit) speaker(addr netip.Addr) netip.Addr {
 	return addr
 }
 
-// sendICMP sends an ICMP message to a peer, in fragments if it has to be.
+func (e *exit) speaker6(addr netip.Addr) netip.Addr {
+	if addr = addr.WithZone(""); !addr.Is6() || !unicast6(addr) || e.d.Owns(addr) || e.hosts.contains(addr) {
+		return e.d.addr6
+	}
+	return addr
+}
+
+// sendICMP sends an ICMP message to a peer, in fragments if it has to be. It
+// writes the checksum of IPv6.
 func (e *exit) sendICMP(from, to netip.Addr, tos uint8, message []byte) {
-	r, terr := e.d.stack.FindRoute(nicID, tcpip.AddrFrom4(from.As4()), tcpip.AddrFrom4(to.As4()), gvipv4.ProtocolNumber, false)
+	proto := header.ICMPv4ProtocolNumber
+	if to.Is6() {
+		proto = header.ICMPv6ProtocolNumber
+		setChecksum6(message, append(from.AsSlice(), to.AsSlice()...))
+	}
+	r, terr := e.d.stack.FindRoute(nicID, toStack(from), toStack(to), protocolOf(to), false)
 	if terr != nil {
 		return
 	}
@@ -105,26 +130,33 @@ func (e *exit) sendICMP(from, to netip.Addr, tos uint8, message []byte) {
 		Payload:            buffer.MakeWithData(message),
 	})
 	defer pkt.DecRef()
-	_ = r.WritePacket(stack.NetworkHeaderParams{Protocol: header.ICMPv4ProtocolNumber, TTL: icmpTTL, TOS: tos}, pkt)
+	_ = r.WritePacket(stack.NetworkHeaderParams{Protocol: proto, TTL: icmpTTL, TOS: tos}, pkt)
 }
 
 // quotePacket returns the beginning of a packet, as ICMP errors quote it.
 func quotePacket(pkt *stack.PacketBuffer) []byte {
-	quote := make([]byte, 0, icmpQuote)
-	quote = append(quote, pkt.NetworkHeader().Slice()...)
+	network := pkt.NetworkHeader().Slice()
+	limit := quoteLimit(network)
+	quote := make([]byte, 0, limit)
+	quote = append(quote, network...)
 	payload := stack.PayloadSince(pkt.TransportHeader())
 	defer payload.Release()
-	return append(quote, payload.AsSlice()[:min(payload.Size(), icmpQuote-len(quote))]...)
+	return append(quote, payload.AsSlice()[:min(payload.Size(), limit-len(quote))]...)
 }
 
 // hops returns how many routers the packet may still pass.
-func hops(pkt *stack.PacketBuffer) uint8 { return header.IPv4(pkt.NetworkHeader().Slice()).TTL() }
+func hops(pkt *stack.PacketBuffer) uint8 {
+	if network := pkt.NetworkHeader().Slice(); isIPv6(network) {
+		return network[7]
+	} else {
+		return network[8]
+	}
+}
 
 // quoteDatagram writes the headers of a datagram with size bytes of payload
 // that a peer has sent some time ago.
 func quoteDatagram(f *flow, size int) []byte {
-	b := make([]byte, 0, ipv4Header+udpHeader)
-	b = appendIPv4(b, 0, 1, protoUDP, word(f.src.Addr()), word(f.dst.Addr()), udpHeader+size)
+	b := appendHeader(make([]byte, 0, ipv6Header+udpHeader), f, protoUDP, udpHeader+size)
 	b = binary.BigEndian.AppendUint16(b, f.src.Port())
 	b = binary.BigEndian.AppendUint16(b, f.dst.Port())
 	b = binary.BigEndian.AppendUint16(b, uint16(udpHeader+size))
@@ -134,10 +166,23 @@ func quoteDatagram(f *flow, size int) []byte {
 // quoteEcho writes the header of an echo request of a peer, and after it the
 // beginning of the message as this host has sent it.
 func quoteEcho(f *flow, about []byte) []byte {
+	proto := uint8(protoICMP)
+	if f.dst.Addr().Is6() {
+		proto = protoICMPv6
+	}
 	about = about[:min(len(about), icmpQuote-ipv4Header)]
-	b := make([]byte, 0, ipv4Header+len(about))
-	b = appendIPv4(b, 0, 1, protoICMP, word(f.src.Addr()), word(f.dst.Addr()), len(about))
+	b := appendHeader(make([]byte, 0, ipv6Header+len(about)), f, proto, len(about))
+	start := len(b)
 	b = append(b, about...)
-	setEchoID(b[ipv4Header:], f.src.Port())
+	setEchoID(b[start:], f.src.Port())
 	return b
+}
+
+// appendHeader writes the IP header of a packet of f with size bytes of payload.
+func appendHeader(b []byte, f *flow, proto uint8, size int) []byte {
+	src, dst := f.src.Addr(), f.dst.Addr()
+	if dst.Is6() {
+		return appendIPv6(b, 0, 1, proto, src.As16(), dst.As16(), size)
+	}
+	return appendIPv4(b, 0, 1, proto, word(src), word(dst), size)
 }

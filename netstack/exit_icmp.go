@@ -1,6 +1,7 @@
 package netstack
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -63,8 +64,8 @@ type echoFlow struct {
 	raw  syscall.RawConn
 
 	// peer is what the socket is connected to. Datagram sockets read what others
-	// send, too; raw sockets read only what it sends, with the IP header, but
-	// whoever it is meant for. id is the identifier that this host uses.
+	// send, too; raw sockets read only what it sends, of IPv4 with the IP header,
+	// but whoever it is meant for. id is the identifier that this host uses.
 	peer      netip.Addr
 	rawSocket bool
 	id        uint16
@@ -81,34 +82,50 @@ type echoFlow struct {
 // those to its own address; it has put fragments together.
 func (e *exit) handleICMP(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
 	src, dst := fromStack(id.RemoteAddress), fromStack(id.LocalAddress)
-	if dst == e.d.addr || header.ICMPv4(pkt.TransportHeader().Slice()).Type() != header.ICMPv4Echo {
+	if e.d.is(dst) || header.ICMPv4(pkt.TransportHeader().Slice()).Type() != header.ICMPv4Echo {
 		return true
 	}
 	view := stack.PayloadSince(pkt.TransportHeader())
 	defer view.Release()
-	message := view.AsSlice()
-	ident, ok := parseEcho(message, icmpEcho)
-	if !ok {
-		return true
-	}
-	p, v := e.judge(e.d.table.Load(), src, dst)
-	ttl := hops(pkt)
-	switch {
-	case p == nil || !p.echoes().Allow():
-	case ttl <= 1:
-		e.complain(&socketError{typ: icmpTimeExceeded, code: codeTTL}, quotePacket(pkt))
-	case v != allowed:
-		e.complain(&socketError{typ: icmpUnreachable, code: codeProhibited}, quotePacket(pkt))
-	default:
-		f, err := e.echo(p, netip.AddrPortFrom(src, ident), dst)
-		if f != nil {
-			err = f.send(message, ttl-1)
-		}
-		if se, ok := localError(err); ok {
-			e.complain(&se, quotePacket(pkt))
-		}
+	if ident, ok := parseEcho(view.AsSlice(), icmpEcho); ok {
+		e.request(netip.AddrPortFrom(src, ident), dst, view.AsSlice(), hops(pkt), func() []byte { return quotePacket(pkt) })
 	}
 	return true
+}
+
+// handleEcho6 does the same for IPv6, where the stack answers for every address.
+// The packet has passed the filter, and is whole.
+func (e *exit) handleEcho6(packet []byte) {
+	h, ok := parseIPv6(packet)
+	if !ok || sum6(packet[h.length:h.total], packet[8:40]) != 0xffff {
+		return
+	}
+	message := bytes.Clone(packet[h.length:h.total]) // to be written
+	if ident, ok := parseEchoHeader(message, icmp6Echo); ok {
+		src, dst := netip.AddrFrom16(h.src), netip.AddrFrom16(h.dst)
+		e.request(netip.AddrPortFrom(src, ident), dst, message, packet[7], func() []byte { return packet })
+	}
+}
+
+// request passes an echo request on. The port of src is its identifier; quote
+// returns the packet that it came in.
+func (e *exit) request(src netip.AddrPort, dst netip.Addr, message []byte, hops uint8, quote func() []byte) {
+	p, v := e.judge(e.d.table.Load(), src.Addr(), dst)
+	switch {
+	case p == nil || !p.echoes().Allow():
+	case hops <= 1:
+		e.refuse(errorHops, quote())
+	case v != allowed:
+		e.refuse(errorProhibited, quote())
+	default:
+		f, err := e.echo(p, src, dst)
+		if f != nil {
+			err = f.send(message, hops-1)
+		}
+		if what, ok := localError(err); ok {
+			e.refuse(what, quote())
+		}
+	}
 }
 
 // echo returns the flow of a peer's echo requests, which it opens if there is
@@ -179,7 +196,7 @@ func (e *exit) connectEcho(ctx context.Context, base *flow) (*echoFlow, error) {
 	if remote, ok := host.RemoteAddr().(*net.UDPAddr); ok { // the system does not tell of ICMP sockets
 		f.peer = remote.AddrPort().Addr().Unmap()
 	}
-	reportErrors(f.raw)
+	reportErrors(f.raw, f.peer)
 	f.touch()
 	return f, nil
 }
@@ -208,7 +225,7 @@ func (f *echoFlow) send(message []byte, ttl uint8) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.ttl != ttl {
-		setTTL(f.raw, ttl)
+		setTTL(f.raw, f.peer, ttl)
 		f.ttl = ttl
 	}
 	err := f.write.write(message)
@@ -289,14 +306,21 @@ func (f *echoFlow) next() (b []byte, buf *[copyBuffer]byte, err error) {
 
 // answer passes an echo reply on to the peer. b may be anything.
 func (f *echoFlow) answer(b []byte) {
-	if f.rawSocket {
-		h, ok := parseIPv4(b)
-		if !ok {
-			return
+	var id uint16
+	var ok bool
+	if f.peer.Is6() {
+		id, ok = parseEchoHeader(b, icmp6EchoReply) // the system has verified it
+	} else {
+		if f.rawSocket {
+			h, ok := parseIPv4(b)
+			if !ok {
+				return
+			}
+			b = b[h.length:h.total]
 		}
-		b = b[h.length:h.total]
+		id, ok = parseEcho(b, icmpEchoReply)
 	}
-	if id, ok := parseEcho(b, icmpEchoReply); !ok || id != f.id {
+	if !ok || id != f.id {
 		return
 	}
 	f.touch()
@@ -306,7 +330,11 @@ func (f *echoFlow) answer(b []byte) {
 
 // complain passes an ICMP error about one of the requests on to the peer.
 func (f *echoFlow) complain(se *socketError) {
-	if id, ok := parseEchoHeader(se.about, icmpEcho); ok && id == f.id {
+	typ := uint8(icmpEcho)
+	if se.v6 {
+		typ = icmp6Echo
+	}
+	if id, ok := parseEchoHeader(se.about, typ); ok && id == f.id {
 		f.exit.complain(se, quoteEcho(f.flow, se.about))
 	}
 }

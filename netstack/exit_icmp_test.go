@@ -364,7 +364,7 @@ func TestExitEchoRefused(t *testing.T) {
 		t.Helper()
 		request := echoRequest(b.addr, netip.MustParseAddr(target), 1, 2, bytes.Repeat([]byte("data"), 300))
 		from, m := b.complaint(request)
-		if from != testAddr || m[0] != icmpUnreachable || m[1] != codeProhibited {
+		if from != testAddr || m[0] != icmpUnreachable || m[1] != errorProhibited.v4[1] {
 			t.Errorf("%s: %s answers %x", target, from, m)
 		}
 		if len(m) != icmpHeader+icmpQuote || !bytes.Equal(m[icmpHeader+ipv4Header:], request[ipv4Header:icmpQuote]) {
@@ -413,9 +413,9 @@ func TestExitErrors(t *testing.T) {
 			err  error
 			code uint8
 		}{
-			{&net.OpError{Op: "dial", Err: syscall.ENETUNREACH}, codeNet},
-			{&net.OpError{Op: "dial", Err: syscall.EHOSTUNREACH}, codeHost},
-			{&net.OpError{Op: "dial", Err: syscall.EACCES}, codeProhibited},
+			{&net.OpError{Op: "dial", Err: syscall.ENETUNREACH}, errorNoRoute.v4[1]},
+			{&net.OpError{Op: "dial", Err: syscall.EHOSTUNREACH}, errorNoHost.v4[1]},
+			{&net.OpError{Op: "dial", Err: syscall.EACCES}, errorProhibited.v4[1]},
 		} {
 			t.Run(fmt.Sprint(name, " ", c.err), func(t *testing.T) {
 				o.refuse.Store(&c.err)
@@ -427,7 +427,7 @@ func TestExitErrors(t *testing.T) {
 		}
 		t.Run(name+" that may go no further", func(t *testing.T) {
 			before := o.asked.Load()
-			if from, m := b.complaint(withTTL(bytes.Clone(p), 1)); from != testAddr || m[0] != icmpTimeExceeded || m[1] != codeTTL {
+			if from, m := b.complaint(withTTL(bytes.Clone(p), 1)); from != testAddr || m[0] != icmpTimeExceeded || m[1] != errorHops.v4[1] {
 				t.Errorf("%s says %x", from, m)
 			}
 			if o.asked.Load() != before {
@@ -453,7 +453,7 @@ func TestExitErrorsFromAfar(t *testing.T) {
 	t.Run("echo", func(t *testing.T) {
 		ping := echoRequest(b.addr, anywhere, 5, 6, []byte("data"))
 		from, m := b.complaint(ping)
-		if from != testAddr || m[0] != icmpUnreachable || m[1] != codePort {
+		if from != testAddr || m[0] != icmpUnreachable || m[1] != errorNoPort.v4[1] {
 			t.Errorf("%s says %x", from, m)
 		}
 		if quoted := m[icmpHeader+ipv4Header:]; !bytes.Equal(quoted, ping[ipv4Header:]) {
@@ -462,7 +462,7 @@ func TestExitErrorsFromAfar(t *testing.T) {
 	})
 	t.Run("datagram", func(t *testing.T) {
 		from, m := b.complaint(udpDatagram(b.addr, anywhere, 9, 100))
-		if from != testAddr || m[0] != icmpUnreachable || m[1] != codePort {
+		if from != testAddr || m[0] != icmpUnreachable || m[1] != errorNoPort.v4[1] {
 			t.Errorf("%s says %x", from, m)
 		}
 		eventually(t, "end of the flow", func() bool { return d.Status().Exit.UDPFlows == 0 })
@@ -487,7 +487,7 @@ func TestExitErrorsFromAfar(t *testing.T) {
 		}
 		b.ask("answer", nil, func(h ipv4, p []byte) bool { return h.proto == protoUDP && string(p[udpHeader:]) == "answer" })
 		_ = answering.Close()
-		if _, m := b.complaint(datagram); m[1] != codePort {
+		if _, m := b.complaint(datagram); m[1] != errorNoPort.v4[1] {
 			t.Errorf("%x", m)
 		}
 		answering, err = net.ListenUDP("udp4", at)
@@ -571,7 +571,7 @@ func TestExitEchoNotPermitted(t *testing.T) {
 	err := fmt.Errorf("open: %w", errNoEcho)
 	o.refuse.Store(&err)
 	for id := range uint16(3) {
-		if from, m := b.complaint(echoRequest(b.addr, anywhere, id, 1, nil)); from != testAddr || m[1] != codeProhibited {
+		if from, m := b.complaint(echoRequest(b.addr, anywhere, id, 1, nil)); from != testAddr || m[1] != errorProhibited.v4[1] {
 			t.Errorf("%s says %x", from, m)
 		}
 	}
@@ -673,7 +673,7 @@ func FuzzExtendedError(f *testing.F) {
 	f.Add([]byte{113, 0, 0, 0, 2, 11, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1, 1, 1, 1})
 	f.Add([]byte{111, 0, 0, 0, 2, 3, 3, 0})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if e, ok := parseExtendedError(b); ok && (e.from.IsValid() && !e.from.Is4() || e.mtu < 0 || e.mtu > 65535) {
+		if e, ok := parseExtendedError(b); ok && (e.from.IsValid() && e.from.Is4In6() || e.mtu < 0 || e.mtu > 65535) {
 			t.Fatalf("%+v", e)
 		}
 	})

@@ -16,6 +16,9 @@ import (
 // does not want (linux/icmp.h).
 const icmpFilter = 1
 
+// icmp6Filter is the same for ICMPv6 (linux/icmpv6.h). It takes 256 bits.
+const icmp6Filter = 1
+
 // errorQueueSpace holds the control message of one queued error: a header, a
 // sock_extended_err (linux/errqueue.h) and the address of the sender.
 const errorQueueSpace = 128
@@ -25,11 +28,15 @@ const errorQueueSpace = 128
 // the identifier that the system writes into every message, or a raw one. If
 // it is allowed neither, the error is errNoEcho.
 func dialICMP(addr netip.Addr) (net.Conn, error) {
+	family, proto := unix.AF_INET, unix.IPPROTO_ICMP
+	if addr.Is6() {
+		family, proto = unix.AF_INET6, unix.IPPROTO_ICMPV6
+	}
 	kind := unix.SOCK_DGRAM
-	fd, err := unix.Socket(unix.AF_INET, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_ICMP)
+	fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, proto)
 	if errors.Is(err, unix.EACCES) {
 		kind = unix.SOCK_RAW
-		fd, err = unix.Socket(unix.AF_INET, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_ICMP)
+		fd, err = unix.Socket(family, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, proto)
 	}
 	switch {
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
@@ -40,27 +47,57 @@ func dialICMP(addr netip.Addr) (net.Conn, error) {
 	file := os.NewFile(uintptr(fd), "icmp")
 	defer file.Close() // the connection has a descriptor of its own
 	if kind == unix.SOCK_RAW {
-		const others = ^(1 << icmpEchoReply)
-		if err := unix.SetsockoptInt(fd, unix.SOL_RAW, icmpFilter, others); err != nil {
+		if err := onlyReplies(fd, addr.Is6()); err != nil {
 			return nil, fmt.Errorf("keep other ICMP away: %w", err)
 		}
 	}
 	// Like every socket that was not told otherwise it may send no broadcast.
-	if err := unix.Connect(fd, &unix.SockaddrInet4{Addr: addr.As4()}); err != nil {
+	if addr.Is6() {
+		err = unix.Connect(fd, &unix.SockaddrInet6{Addr: addr.As16()})
+	} else {
+		err = unix.Connect(fd, &unix.SockaddrInet4{Addr: addr.As4()})
+	}
+	if err != nil {
 		return nil, os.NewSyscallError("connect", err)
 	}
 	return net.FileConn(file)
 }
 
-// reportErrors makes the system keep the ICMP errors that arrive about what
-// the socket sends; see readError.
-func reportErrors(c syscall.RawConn) {
-	_ = c.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_RECVERR, 1) })
+// onlyReplies has a raw ICMP socket read echo replies and nothing else.
+func onlyReplies(fd int, v6 bool) error {
+	if !v6 {
+		const others = ^(1 << icmpEchoReply)
+		return unix.SetsockoptInt(fd, unix.SOL_RAW, icmpFilter, others)
+	}
+	var filter unix.ICMPv6Filter
+	for i := range filter.Data {
+		filter.Data[i] = 1<<32 - 1
+	}
+	filter.Data[icmp6EchoReply/32] &^= 1 << (icmp6EchoReply % 32)
+	return unix.SetsockoptICMPv6Filter(fd, unix.IPPROTO_ICMPV6, icmp6Filter, &filter)
 }
 
-// setTTL sets how many routers the socket's packets may pass.
-func setTTL(c syscall.RawConn, ttl uint8) {
-	_ = c.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_TTL, int(ttl)) })
+// reportErrors makes the system keep the ICMP errors that arrive about what a
+// socket sends to addr; see readError.
+func reportErrors(c syscall.RawConn, addr netip.Addr) {
+	if addr.Is6() {
+		setOption(c, unix.SOL_IPV6, unix.IPV6_RECVERR, 1)
+	} else {
+		setOption(c, unix.SOL_IP, unix.IP_RECVERR, 1)
+	}
+}
+
+// setTTL sets how many routers the packets of a socket to addr may pass.
+func setTTL(c syscall.RawConn, addr netip.Addr, ttl uint8) {
+	if addr.Is6() {
+		setOption(c, unix.SOL_IPV6, unix.IPV6_UNICAST_HOPS, int(ttl))
+	} else {
+		setOption(c, unix.SOL_IP, unix.IP_TTL, int(ttl))
+	}
+}
+
+func setOption(c syscall.RawConn, level, option, value int) {
+	_ = c.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), level, option, value) })
 }
 
 // receiveFrom reads a message and tells who sent it, without waiting.
@@ -70,8 +107,11 @@ func receiveFrom(fd uintptr, b []byte) (int, netip.Addr, error) {
 		if err == unix.EINTR {
 			continue
 		}
-		if from, ok := from.(*unix.SockaddrInet4); ok && err == nil {
-			return n, netip.AddrFrom4(from.Addr), nil
+		switch from := from.(type) {
+		case *unix.SockaddrInet4:
+			return n, netip.AddrFrom4(from.Addr), err
+		case *unix.SockaddrInet6:
+			return n, netip.AddrFrom16(from.Addr), err
 		}
 		return n, netip.Addr{}, err
 	}
@@ -94,7 +134,8 @@ func readError(fd uintptr, b []byte) (e socketError, ok bool) {
 			continue
 		}
 		for _, m := range messages {
-			if m.Header.Level == unix.SOL_IP && m.Header.Type == unix.IP_RECVERR {
+			if m.Header.Level == unix.SOL_IP && m.Header.Type == unix.IP_RECVERR ||
+				m.Header.Level == unix.SOL_IPV6 && m.Header.Type == unix.IPV6_RECVERR {
 				if e, ok := parseExtendedError(m.Data); ok {
 					e.about = b[:n]
 					return e, true
@@ -107,16 +148,22 @@ func readError(fd uintptr, b []byte) (e socketError, ok bool) {
 // parseExtendedError reads a sock_extended_err and the address behind it. It
 // reports false for what is no ICMP error.
 func parseExtendedError(b []byte) (e socketError, ok bool) {
-	const size, addrAt = 16, 4 // of sock_extended_err; in sockaddr_in
-	if len(b) < size || b[4] != unix.SO_EE_ORIGIN_ICMP {
+	const size, addrAt, addr6At = 16, 4, 8 // of sock_extended_err; in sockaddr_in, in sockaddr_in6
+	if len(b) < size || b[4] != unix.SO_EE_ORIGIN_ICMP && b[4] != unix.SO_EE_ORIGIN_ICMP6 {
 		return e, false
 	}
-	e.typ, e.code = b[5], b[6]
-	if e.typ == icmpUnreachable && e.code == codeFragmentationNeeded {
+	e.v6, e.typ, e.code = b[4] == unix.SO_EE_ORIGIN_ICMP6, b[5], b[6]
+	if e.v6 && e.typ == icmp6TooBig || !e.v6 && e.typ == icmpUnreachable && e.code == codeFragmentationNeeded {
 		e.mtu = int(min(binary.NativeEndian.Uint32(b[8:]), 65535))
 	}
-	if len(b) >= size+addrAt+4 && binary.NativeEndian.Uint16(b[size:]) == unix.AF_INET {
+	if len(b) < size+2 {
+		return e, true
+	}
+	switch family := binary.NativeEndian.Uint16(b[size:]); {
+	case family == unix.AF_INET && len(b) >= size+addrAt+4:
 		e.from = netip.AddrFrom4([4]byte(b[size+addrAt:]))
+	case family == unix.AF_INET6 && len(b) >= size+addr6At+16:
+		e.from = netip.AddrFrom16([16]byte(b[size+addr6At:]))
 	}
 	return e, true
 }

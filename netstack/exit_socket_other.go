@@ -13,9 +13,9 @@ import (
 
 func dialICMP(netip.Addr) (net.Conn, error) { return nil, errNoEcho }
 
-func reportErrors(syscall.RawConn) {}
+func reportErrors(syscall.RawConn, netip.Addr) {}
 
-func setTTL(syscall.RawConn, uint8) {}
+func setTTL(syscall.RawConn, netip.Addr, uint8) {}
 
 func receiveFrom(fd uintptr, b []byte) (int, netip.Addr, error) {
 	n, err := syscall.Read(int(fd), b)

@@ -19,7 +19,7 @@ import (
 // destination have in common.
 func (e *exit) handleTCP(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
 	src, dst := fromStack(id.RemoteAddress), fromStack(id.LocalAddress)
-	if dst == e.d.addr {
+	if e.d.is(dst) {
 		return false
 	}
 	p, v := e.judge(e.d.table.Load(), src, dst)

@@ -29,7 +29,7 @@ const (
 func (e *exit) handleUDP(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
 	src := addrPort(tcpip.FullAddress{Addr: id.RemoteAddress, Port: id.RemotePort})
 	dst := addrPort(tcpip.FullAddress{Addr: id.LocalAddress, Port: id.LocalPort})
-	if dst.Addr() == e.d.addr {
+	if e.d.is(dst.Addr()) {
 		return false
 	}
 	p, v := e.judge(e.d.table.Load(), src.Addr(), dst.Addr())
@@ -42,7 +42,7 @@ func (e *exit) handleUDP(id stack.TransportEndpointID, pkt *stack.PacketBuffer) 
 	}
 	ttl := hops(pkt)
 	if ttl <= 1 {
-		e.complain(&socketError{typ: icmpTimeExceeded, code: codeTTL}, quotePacket(pkt))
+		e.refuse(errorHops, quotePacket(pkt))
 		return true
 	}
 	if !acquire(&e.udpFlows, &p.udpFlows, maxUDPFlows, maxUDPFlowsPeer) {
@@ -102,8 +102,8 @@ func (a *association) run(ctx context.Context) {
 	host, err := e.dial(ctx, "udp", f.dst)
 	cancel()
 	if errno, ok := errors.AsType[syscall.Errno](err); ok {
-		if se, ok := localError(errno); ok {
-			a.complain(&se)
+		if what, ok := localError(errno); ok {
+			a.refuse(what)
 		}
 	}
 	if err != nil || !f.setHost(host) {
@@ -111,8 +111,8 @@ func (a *association) run(ctx context.Context) {
 	}
 	a.host = newDatagramWriter(host)
 	if a.host.raw != nil {
-		reportErrors(a.host.raw)
-		setTTL(a.host.raw, a.ttl)
+		reportErrors(a.host.raw, f.dst.Addr())
+		setTTL(a.host.raw, f.dst.Addr(), a.ttl)
 	}
 	a.touch()
 	entry := waiter.NewFunctionEntry(waiter.ReadableEvents, func(waiter.EventMask) { a.toHost() })
@@ -145,8 +145,8 @@ func (a *association) send(b []byte) {
 		a.takeErrors()
 		err = a.host.write(b)
 	}
-	if se, ok := localError(err); ok {
-		a.complain(&se)
+	if what, ok := localError(err); ok {
+		a.refuse(what)
 	}
 }
 
@@ -199,8 +199,11 @@ func (a *association) takeErrors() {
 
 // complain tells the peer of an error about its datagrams, as if it was about
 // the last one.
-func (a *association) complain(se *socketError) {
-	a.exit.complain(se, quoteDatagram(a.flow, int(a.size.Load())))
-}
+func (a *association) complain(se *socketError) { a.exit.complain(se, a.quote()) }
+
+// refuse does the same of an error that this host has found.
+func (a *association) refuse(what icmpError) { a.exit.refuse(what, a.quote()) }
+
+func (a *association) quote() []byte { return quoteDatagram(a.flow, int(a.size.Load())) }
 
 func (a *association) touch() { a.last.Store(int64(time.Since(a.exit.since))) }

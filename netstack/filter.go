@@ -14,6 +14,7 @@ const (
 	toServer     // into the stack, for this server's own address
 	toPeer       // back out through WireGuard to another peer
 	toExit       // into the stack, whose forwarders dial, or refuse
+	toEcho       // to the exit, past the stack, which would answer it: ICMPv6 echo
 )
 
 // verdict is what the filter says of one packet.
@@ -29,12 +30,15 @@ const (
 	protoTCP    = 6
 	protoUDP    = 17
 	protoICMPv6 = 58
+
+	extFragment = 44 // an extension header of IPv6, in the place of a protocol
 )
 
 // Header sizes in bytes.
 const (
 	ipv4Header = 20 // RFC 791 section 3.1, without options
 	ipv6Header = 40 // RFC 8200 section 3
+	fragHeader = 8  // RFC 8200 section 4.5
 	tcpHeader  = 20 // RFC 9293 section 3.1, without options
 	udpHeader  = 8  // RFC 768
 )
@@ -72,7 +76,7 @@ func (t *table) classify4(p []byte) (v verdict) {
 	}
 	payload := p[h.length:h.total]
 	v.fragment = h.more || h.offset != 0
-	if v.fragment && !plausibleFragment(h, len(payload)) {
+	if v.fragment && !plausibleFragment(h.offset, len(payload), h.more, h.proto, maxIPPacket-h.length) {
 		return verdict{}
 	}
 	if h.dst == t.server4 {
@@ -81,12 +85,8 @@ func (t *table) classify4(p []byte) (v verdict) {
 		}
 		return v
 	}
-	if to := t.lookup4(h.dst); to != nil && !v.from.Isolated && !to.Isolated {
-		if to == v.from || h.offset == 0 && opensServerPort(v.from, to, h.proto, payload) {
-			return verdict{}
-		}
-		v.way, v.to = toPeer, to
-		return v
+	if to := t.lookup4(h.dst); reaches(v.from, to) {
+		return v.relayed(to, h.proto, h.offset, payload)
 	}
 	switch h.proto {
 	case protoTCP, protoUDP:
@@ -102,31 +102,57 @@ func (t *table) classify4(p []byte) (v verdict) {
 	return v
 }
 
-// classify6 lets IPv6 pass between peers that hold such addresses. This server
-// has none, and the exit does not carry it.
+// classify6 does the same for IPv6. Where this server has no IPv6 address, only
+// peers that hold such addresses reach each other.
 func (t *table) classify6(p []byte) (v verdict) {
-	if len(p) < ipv6Header || ipv6Header+int(binary.BigEndian.Uint16(p[4:])) > len(p) || len(t.nets6) == 0 {
+	h, ok := parseIPv6(p)
+	if !ok || !unicast6(netip.AddrFrom16(h.src)) || !unicast6(netip.AddrFrom16(h.dst)) {
 		return verdict{}
 	}
-	src, dst := netip.AddrFrom16([16]byte(p[8:24])), netip.AddrFrom16([16]byte(p[24:40]))
-	if !unicast6(src) || !unicast6(dst) {
+	if v.from = t.lookup6(h.src); v.from == nil || h.src == t.server6 {
 		return verdict{}
 	}
-	v.from, v.to = t.lookup6(src), t.lookup6(dst)
-	if v.from == nil || v.to == nil || v.from == v.to || v.from.Isolated || v.to.Isolated {
+	payload := p[h.length:h.total]
+	if v.fragment = h.fragment; v.fragment && !plausibleFragment(h.offset, len(payload), h.more, h.proto, maxIPPacket) {
 		return verdict{}
 	}
-	payload := p[ipv6Header : ipv6Header+int(binary.BigEndian.Uint16(p[4:]))]
-	switch proto := p[6]; {
-	case proto == protoTCP || proto == protoUDP:
-		if opensServerPort(v.from, v.to, proto, payload) {
-			return verdict{}
+	if h.proto != protoTCP && h.proto != protoUDP && h.proto != protoICMPv6 {
+		// Other extension headers: routing (RFC 5095), anything that hides ports.
+		return verdict{}
+	}
+	if h.dst == t.server6 {
+		// Neighbours and routers are not told of here: there is no link.
+		if h.proto != protoICMPv6 || v.fragment || len(payload) > 0 && (payload[0] == icmp6Echo || payload[0] <= icmp6ParameterProblem) {
+			v.way = toServer
 		}
-	case proto == protoICMPv6:
-	default: // extension headers: routing (RFC 5095), fragments, anything that hides ports
+		return v
+	}
+	if to := t.lookup6(h.dst); reaches(v.from, to) {
+		return v.relayed(to, h.proto, h.offset, payload)
+	}
+	switch {
+	case !t.self.addr6.IsValid():
+	case h.proto != protoICMPv6:
+		v.way = toExit
+	case v.fragment || len(payload) == 0: // the stack would answer an echo itself
+	case payload[0] == icmp6Echo:
+		v.way = toEcho
+	case payload[0] == icmp6Unreachable || payload[0] == icmp6TooBig:
+		v.way = toExit
+	}
+	return v
+}
+
+// reaches reports whether packets go from one peer to another, which may be nil.
+func reaches(from, to *peer) bool { return to != nil && !from.Isolated && !to.Isolated }
+
+// relayed is the verdict about a packet for another peer. payload starts with
+// the transport header if offset is 0.
+func (v verdict) relayed(to *peer, proto uint8, offset int, payload []byte) verdict {
+	if to == v.from || offset == 0 && opensServerPort(v.from, to, proto, payload) {
 		return verdict{}
 	}
-	v.way = toPeer
+	v.way, v.to = toPeer, to
 	return v
 }
 
@@ -157,6 +183,40 @@ func parseIPv4(p []byte) (h ipv4, ok bool) {
 	h.src = binary.BigEndian.Uint32(p[12:])
 	h.dst = binary.BigEndian.Uint32(p[16:])
 	h.options = h.length > ipv4Header
+	return h, true
+}
+
+// ipv6 is the same of an IPv6 packet. Of extension headers it knows the one of
+// fragments, if that is the first.
+type ipv6 struct {
+	src, dst      [16]byte
+	length, total int // of the headers, of the packet
+	offset        int // of a fragment
+	id            uint32
+	proto         uint8 // or the number of an extension header
+	more          bool  // more fragments follow
+	fragment      bool  // there is a fragment header
+}
+
+func parseIPv6(p []byte) (h ipv6, ok bool) {
+	if len(p) < ipv6Header {
+		return h, false
+	}
+	h.length, h.total, h.proto = ipv6Header, ipv6Header+int(binary.BigEndian.Uint16(p[4:])), p[6]
+	h.src, h.dst = [16]byte(p[8:]), [16]byte(p[24:])
+	if h.total > len(p) {
+		return h, false
+	}
+	if h.proto == extFragment {
+		if h.length += fragHeader; h.total < h.length {
+			return h, false
+		}
+		f := p[ipv6Header:]
+		position := binary.BigEndian.Uint16(f[2:])
+		h.fragment, h.proto = true, f[0]
+		h.offset, h.more = int(position&^7), position&1 != 0
+		h.id = binary.BigEndian.Uint32(f[4:])
+	}
 	return h, true
 }
 
@@ -193,20 +253,20 @@ func sourceRouted(options []byte) bool {
 }
 
 // plausibleFragment refuses fragments that no honest sender makes: beyond the
-// largest datagram, of odd size before the last one, and such as split or
-// overwrite a transport header (RFC 1858, RFC 3128).
-func plausibleFragment(h ipv4, size int) bool {
-	if size == 0 || h.offset+size > 65535-h.length || h.more && size%8 != 0 {
+// largest datagram, whose payload is limit bytes, of odd size before the last
+// one, and such as split or overwrite a transport header (RFC 1858, RFC 3128).
+func plausibleFragment(offset, size int, more bool, proto uint8, limit int) bool {
+	if size == 0 || offset+size > limit || more && size%8 != 0 {
 		return false
 	}
 	header := udpHeader
-	if h.proto == protoTCP {
+	if proto == protoTCP {
 		header = tcpHeader
 	}
-	if h.offset == 0 {
+	if offset == 0 {
 		return size >= header
 	}
-	return h.offset >= header
+	return offset >= header
 }
 
 // opensServerPort reports whether a packet opens a port of to that only this

@@ -35,7 +35,6 @@ func TestClassify(t *testing.T) {
 	plain, isolated, gateway := ip("10.8.0.2"), ip("10.8.0.3"), ip("10.8.0.4")
 	lan, trusted, internet := ip("192.168.1.77"), ip("10.8.0.5"), ip("1.1.1.1")
 	datagram := func(src, dst netip.Addr) []byte { return udpDatagram(src, dst, 5000, 100) }
-	edit := func(p []byte, change func([]byte)) []byte { change(p); return p }
 	withOptions := func(options ...byte) []byte {
 		p := datagram(plain, testAddr)
 		p = slices.Insert(p, ipv4Header, options...)
@@ -92,7 +91,7 @@ func TestClassify(t *testing.T) {
 		{"gateway's port on its network", tcpSYN(plain, lan, 80), drop},
 		{"gateway's port for the trusted", tcpSYN(trusted, gateway, 80), toPeer},
 		{"gateway's other port", segment, toPeer},
-		{"answer to a gateway's port", edit(tcpSYN(plain, gateway, 80), func(p []byte) { p[ipv4Header+13] = 0x12 }), toPeer},
+		{"answer to a gateway's port", edited(tcpSYN(plain, gateway, 80), func(p []byte) { p[ipv4Header+13] = 0x12 }), toPeer},
 		{"short segment to a gateway", packet(plain, gateway, protoTCP, make([]byte, 13)), drop},
 
 		{"first fragment", fragmentOf(big, 1, 0, 1400), toPeer},
@@ -100,7 +99,7 @@ func TestClassify(t *testing.T) {
 		{"last fragment", fragmentOf(big, 1, 2800, 4008), toPeer},
 		{"fragment of odd size", fragmentOf(big, 1, 0, 1401), drop},
 		{"fragment without data", fragmentOf(big, 1, 8, 8), drop},
-		{"fragment beyond the end", edit(fragmentOf(big, 1, 2800, 4008), func(p []byte) { binary.BigEndian.PutUint16(p[6:], 0x1fff) }), drop},
+		{"fragment beyond the end", edited(fragmentOf(big, 1, 2800, 4008), func(p []byte) { binary.BigEndian.PutUint16(p[6:], 0x1fff) }), drop},
 		{"tiny first fragment", fragmentOf(segment, 1, 0, 8), drop},
 		{"fragment inside a TCP header", fragmentOf(segment, 1, 8, 20), drop},
 
@@ -113,10 +112,10 @@ func TestClassify(t *testing.T) {
 
 		{"nothing", nil, drop},
 		{"one byte", []byte{0x45}, drop},
-		{"version 5", edit(datagram(plain, testAddr), func(p []byte) { p[0] = 0x55 }), drop},
-		{"short header", edit(datagram(plain, testAddr), func(p []byte) { p[0] = 0x44 }), drop},
-		{"longer than it is", edit(datagram(plain, testAddr), func(p []byte) { p[2] = 0xff }), drop},
-		{"shorter than its header", edit(datagram(plain, testAddr), func(p []byte) { p[2], p[3] = 0, 19 }), drop},
+		{"version 5", edited(datagram(plain, testAddr), func(p []byte) { p[0] = 0x55 }), drop},
+		{"short header", edited(datagram(plain, testAddr), func(p []byte) { p[0] = 0x44 }), drop},
+		{"longer than it is", edited(datagram(plain, testAddr), func(p []byte) { p[2] = 0xff }), drop},
+		{"shorter than its header", edited(datagram(plain, testAddr), func(p []byte) { p[2], p[3] = 0, 19 }), drop},
 
 		{"IPv6 to a peer", packet6("fd00::2", "fd00::4", protoUDP, 5000), toPeer},
 		{"IPv6 to a gateway's port", packet6("fd00::2", "fd00::4", protoUDP, 80), drop},
@@ -139,6 +138,90 @@ func TestClassify(t *testing.T) {
 	}
 }
 
+// With an IPv6 address of its own, the server is reached by it, and the exit
+// carries IPv6.
+func TestClassify6(t *testing.T) {
+	peer := func(name string, ips ...string) Peer {
+		return Peer{Name: name, PublicKey: model.NewPrivateKey().Public(), AllowedIPs: prefixes(ips...)}
+	}
+	plain, isolated, gateway := peer("plain", "fd00:8::2/128"), peer("isolated", "fd00:8::3/128"), peer("gateway", "fd00:8::4/128", "fd01::/64")
+	isolated.Isolated, gateway.ServerPorts = true, []uint16{80}
+	odd := peer("odd", "fe80::7/128")
+	self := self{addr: testAddr, subnet: testSubnet, addr6: testAddr6, subnet6: testSubnet6}
+	table, err := newTable(Config{Peers: []Peer{plain, isolated, gateway, odd}}, self, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const server, internet = "fd00:8::1", "2606:4700::1111"
+	udp := func(src, dst string) []byte { return packet6(src, dst, protoUDP, 5000) }
+	icmp := func(dst string, typ uint8) []byte {
+		return message6("fd00:8::2", dst, protoICMPv6, []byte{typ, 0, 0, 0, 0, 0, 0, 0})
+	}
+	large := message6("fd00:8::2", "fd00:8::4", protoUDP, make([]byte, 4000))
+	for _, c := range []struct {
+		name   string
+		packet []byte
+		want   way
+	}{
+		{"to the server", udp("fd00:8::2", server), toServer},
+		{"isolated to the server", udp("fd00:8::3", server), toServer},
+		{"ping to the server", icmp(server, icmp6Echo), toServer},
+		{"error to the server", icmp(server, icmp6TooBig), toServer},
+		{"router advertisement to the server", icmp(server, 134), drop},
+		{"neighbour solicitation to the server", icmp(server, 135), drop},
+		{"other protocol to the server", packet6("fd00:8::2", server, 47, 0), drop},
+		{"to a peer", udp("fd00:8::2", "fd00:8::4"), toPeer},
+		{"to a peer's network", udp("fd00:8::2", "fd01::77"), toPeer},
+		{"from a peer's network", udp("fd01::77", "fd00:8::2"), toPeer},
+		{"ping to a peer", icmp("fd00:8::4", icmp6Echo), toPeer},
+		{"gateway's port", packet6("fd00:8::2", "fd00:8::4", protoUDP, 80), drop},
+		{"gateway's port on its network", packet6("fd00:8::2", "fd01::1", protoUDP, 80), drop},
+		{"to itself", udp("fd00:8::2", "fd00:8::2"), drop},
+		{"from an isolated peer", udp("fd00:8::3", "fd00:8::2"), toExit},
+		{"to an isolated peer", udp("fd00:8::2", "fd00:8::3"), toExit},
+		{"to the internet", udp("fd00:8::2", internet), toExit},
+		{"to nobody in the tunnel", udp("fd00:8::2", "fd00:8::99"), toExit},
+		{"ping to the internet", icmp(internet, icmp6Echo), toEcho},
+		{"error to the internet", icmp(internet, icmp6TooBig), toExit},
+		{"echo reply to the internet", icmp(internet, icmp6EchoReply), drop},
+		{"redirect to the internet", icmp(internet, icmp6Redirect), drop},
+		{"fragment of a ping to the internet", fragmentOf6(message6("fd00:8::2", internet, protoICMPv6, make([]byte, 3000)), 1, 0, 1400), drop},
+		{"empty ICMP to the internet", message6("fd00:8::2", internet, protoICMPv6, nil), drop},
+
+		{"from nobody", udp("fd00:8::99", server), drop},
+		{"from the server's address", udp(server, "fd00:8::2"), drop},
+		{"from a link", udp("fe80::7", server), drop},
+		{"to a link", udp("fd00:8::2", "fe80::7"), drop},
+		{"to all nodes", udp("fd00:8::2", "ff02::1"), drop},
+		{"to loopback", udp("fd00:8::2", "::1"), drop},
+		{"IPv4 in disguise", udp("fd00:8::2", "::ffff:10.8.0.2"), drop},
+		{"hop-by-hop options", packet6("fd00:8::2", server, 0, 0), drop},
+		{"routing header", packet6("fd00:8::2", server, 43, 0), drop},
+
+		{"first fragment", fragmentOf6(large, 1, 0, 1400), toPeer},
+		{"last fragment", fragmentOf6(large, 1, 2800, 4000), toPeer},
+		{"fragment to the server", fragmentOf6(message6("fd00:8::2", server, protoUDP, make([]byte, 4000)), 1, 0, 1400), toServer},
+		{"fragment of odd size", fragmentOf6(large, 1, 0, 1401), drop},
+		{"fragment without data", fragmentOf6(large, 1, 8, 8), drop},
+		{"fragment beyond the end", edited(fragmentOf6(large, 1, 2800, 4000), func(p []byte) { binary.BigEndian.PutUint16(p[ipv6Header+2:], 0xfff8) }), drop},
+		{"fragment with options inside", edited(fragmentOf6(large, 1, 0, 1400), func(p []byte) { p[ipv6Header] = 60 }), drop},
+		{"half a fragment header", message6("fd00:8::2", server, extFragment, make([]byte, 7)), drop},
+		{"longer than it is", edited(udp("fd00:8::2", server), func(p []byte) { p[4] = 0xff }), drop},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			v := table.classify(c.packet)
+			if v.way != c.want {
+				t.Fatalf("way %d instead of %d", v.way, c.want)
+			}
+			if v.way != drop && (v.from == nil || (v.way == toPeer) != (v.to != nil)) {
+				t.Fatalf("%+v", v)
+			}
+		})
+	}
+}
+
+func edited(p []byte, change func([]byte)) []byte { change(p); return p }
+
 func packet6(src, dst string, proto uint8, port uint16) []byte {
 	p := make([]byte, ipv6Header+udpHeader)
 	p[0], p[5], p[6], p[7] = 0x60, udpHeader, proto, 64
@@ -159,39 +242,51 @@ func FuzzClassify(f *testing.F) {
 	f.Add(packet6("fd00::2", "fd00::4", protoUDP, 80))
 	f.Add(packet(ip("10.8.0.2"), testAddr, protoICMP, []byte{8, 0, 0, 0}))
 	table := filterTable(f)
+	dual := *table
+	dual.self.addr6, dual.self.subnet6 = netip.MustParseAddr("fd00::1"), netip.MustParsePrefix("fd00::/64")
+	dual.server6 = dual.self.addr6.As16()
+	f.Add(packet6("fd00::2", "fd00::1", protoUDP, 80))
+	f.Add(packet6("fd00::2", "2606:4700::1111", protoICMPv6, 80))
+	f.Add(fragmentOf6(message6("fd00::2", "fd00::4", protoUDP, make([]byte, 100)), 7, 0, 64))
 	f.Fuzz(func(t *testing.T, p []byte) {
-		v := table.classify(p)
-		if v.way == drop {
-			return
-		}
-		var src, dst netip.Addr
-		if p[0]>>4 == 6 {
-			src, dst = netip.AddrFrom16([16]byte(p[8:24])), netip.AddrFrom16([16]byte(p[24:40]))
-		} else {
-			src, dst = netip.AddrFrom4([4]byte(p[12:16])), netip.AddrFrom4([4]byte(p[16:20]))
-		}
-		if src.IsLoopback() || src.IsMulticast() || src.IsUnspecified() || src == testAddr || table.lookup(src) != v.from {
-			t.Fatalf("from %s", src)
-		}
-		if dst.IsLoopback() || dst.IsMulticast() || dst.IsUnspecified() {
-			t.Fatalf("to %s", dst)
-		}
-		switch v.way {
-		case toServer:
-			if dst != testAddr {
-				t.Fatalf("to the server: %s", dst)
-			}
-		case toPeer:
-			if table.lookup(dst) != v.to || v.to == v.from || v.from.Isolated || v.to.Isolated {
-				t.Fatalf("from %s to peer %s", src, dst)
-			}
-			_ = mayAnswer(p)
-		case toExit:
-			if dst == testAddr || dst.Is6() {
-				t.Fatalf("to the exit: %s", dst)
-			}
-		}
+		classified(t, table, p)
+		classified(t, &dual, p)
 	})
+}
+
+// classified checks what a table says of a packet.
+func classified(t *testing.T, table *table, p []byte) {
+	v := table.classify(p)
+	if v.way == drop {
+		return
+	}
+	var src, dst netip.Addr
+	if p[0]>>4 == 6 {
+		src, dst = netip.AddrFrom16([16]byte(p[8:24])), netip.AddrFrom16([16]byte(p[24:40]))
+	} else {
+		src, dst = netip.AddrFrom4([4]byte(p[12:16])), netip.AddrFrom4([4]byte(p[16:20]))
+	}
+	if src.IsLoopback() || src.IsMulticast() || src.IsUnspecified() || table.self.is(src) || table.lookup(src) != v.from {
+		t.Fatalf("from %s", src)
+	}
+	if dst.IsLoopback() || dst.IsMulticast() || dst.IsUnspecified() {
+		t.Fatalf("to %s", dst)
+	}
+	switch v.way {
+	case toServer:
+		if !table.self.is(dst) {
+			t.Fatalf("to the server: %s", dst)
+		}
+	case toPeer:
+		if table.lookup(dst) != v.to || v.to == v.from || v.from.Isolated || v.to.Isolated {
+			t.Fatalf("from %s to peer %s", src, dst)
+		}
+	case toExit, toEcho:
+		if table.self.is(dst) || dst.Is6() && !table.self.addr6.IsValid() {
+			t.Fatalf("to the exit: %s", dst)
+		}
+	}
+	_ = mayAnswer(p)
 }
 
 // The table against a slow, obvious model.

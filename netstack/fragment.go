@@ -2,6 +2,7 @@ package netstack
 
 import (
 	"encoding/binary"
+	"net/netip"
 	"sync"
 	"time"
 )
@@ -21,18 +22,19 @@ const (
 	fragmentAge = 30 * time.Second
 )
 
-// fragments refuses IPv4 fragments that overlap what came before, since two
-// machines may put such a datagram together differently. The stack does that
+// fragments refuses fragments that overlap what came before, since two machines
+// may put such a datagram together differently (RFC 5722). The stack does that
 // itself for what it reassembles; this is for packets that only pass through.
 type fragments struct {
 	mu   sync.Mutex
 	sets map[fragmentKey]*fragmentSet
 }
 
-// fragmentKey names one datagram (RFC 791 section 3.2).
+// fragmentKey names one datagram: RFC 791 section 3.2 and, without a protocol,
+// RFC 8200 section 4.5.
 type fragmentKey struct {
-	src, dst uint32
-	id       uint16
+	src, dst netip.Addr
+	id       uint32
 	proto    uint8
 }
 
@@ -46,13 +48,28 @@ type fragmentSet struct {
 // span is a range of bytes [from, to).
 type span struct{ from, to int }
 
-// accept reports whether an IPv4 fragment that passed the filter may go on.
-func (f *fragments) accept(p []byte) bool {
+// parseFragment tells which part of which datagram a packet is, and whether it
+// is the last one.
+func parseFragment(p []byte) (key fragmentKey, s span, last, ok bool) {
+	if len(p) > 0 && p[0]>>4 == 6 {
+		h, ok := parseIPv6(p)
+		key = fragmentKey{src: netip.AddrFrom16(h.src), dst: netip.AddrFrom16(h.dst), id: h.id}
+		return key, span{h.offset, h.offset + h.total - h.length}, !h.more, ok && h.fragment
+	}
 	h, ok := parseIPv4(p)
+	if !ok {
+		return key, s, false, false
+	}
+	key = fragmentKey{address(h.src), address(h.dst), uint32(binary.BigEndian.Uint16(p[4:])), h.proto}
+	return key, span{h.offset, h.offset + h.total - h.length}, !h.more, true
+}
+
+// accept reports whether a fragment that passed the filter may go on.
+func (f *fragments) accept(p []byte) bool {
+	key, s, last, ok := parseFragment(p)
 	if !ok {
 		return false
 	}
-	key := fragmentKey{h.src, h.dst, binary.BigEndian.Uint16(p[4:]), h.proto}
 	now := time.Now()
 
 	f.mu.Lock()
@@ -63,12 +80,11 @@ func (f *fragments) accept(p []byte) bool {
 		set = &fragmentSet{since: now}
 		f.sets[key] = set
 	}
-	s := span{h.offset, h.offset + h.total - h.length}
 	if set.bad || !set.add(s) {
 		set.bad = true
 		return false
 	}
-	if !h.more {
+	if last {
 		set.end = s.to
 	}
 	if len(set.spans) == 1 && set.spans[0] == (span{0, set.end}) {

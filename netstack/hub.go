@@ -28,6 +28,7 @@ type hub struct {
 	table  *atomic.Pointer[table]
 	mtu    int // bytes
 	inject func(*stack.PacketBuffer)
+	echo6  func(packet []byte) // for the exit
 	icmp   *rate.Limiter
 	frags  fragments
 	spare  sync.Pool // of *batch
@@ -48,9 +49,9 @@ type batch struct {
 func newHub(log *slog.Logger, table *atomic.Pointer[table], mtu int) *hub {
 	return &hub{
 		log: log, table: table, mtu: mtu,
-		inject: func(pkt *stack.PacketBuffer) { pkt.DecRef() },
-		icmp:   rate.NewLimiter(icmpRate, icmpBurst),
-		spare:  sync.Pool{New: func() any { return new(batch) }},
+		inject: func(pkt *stack.PacketBuffer) { pkt.DecRef() }, echo6: func([]byte) {},
+		icmp:  rate.NewLimiter(icmpRate, icmpBurst),
+		spare: sync.Pool{New: func() any { return new(batch) }},
 	}
 }
 
@@ -74,6 +75,8 @@ func (h *hub) receive(from *wireguard.Peer, packets [][]byte) {
 			h.limited.Add(1)
 		case v.way == toPeer:
 			h.relay(b, t, packet, v)
+		case v.way == toEcho:
+			h.echo(packet)
 		default:
 			b.local = append(b.local, packet)
 		}
@@ -103,6 +106,12 @@ func (h *hub) deliver(b *batch) {
 	whole = true
 }
 
+// echo gives an echo request to the exit.
+func (h *hub) echo(packet []byte) {
+	defer h.survive()
+	h.echo6(packet)
+}
+
 // survive is deferred where packets are handled: a failure is counted, and the
 // first one reported.
 func (h *hub) survive() {
@@ -114,22 +123,23 @@ func (h *hub) survive() {
 // relay passes a packet on to another peer, as a router does: one hop less to
 // live, and an error to the sender where it cannot go on.
 func (h *hub) relay(b *batch, t *table, packet []byte, v verdict) {
-	v6 := packet[0]>>4 == 6
+	hops := &packet[8]
+	if isIPv6(packet) {
+		hops = &packet[7]
+	}
 	switch {
 	case v.fragment && !h.frags.accept(packet):
 		h.filtered.Add(1)
-	case v6 && (packet[7] <= 1 || len(packet) > h.mtu):
-		h.filtered.Add(1)
-	case !v6 && packet[8] <= 1:
-		h.complain(t, v.from, icmpTimeExceeded, codeTTL, 0, packet)
-	case !v6 && len(packet) > h.mtu:
-		h.complain(t, v.from, icmpUnreachable, codeFragmentationNeeded, h.mtu, packet)
+	case *hops <= 1:
+		h.complain(t, v.from, errorHops, 0, packet)
+	case len(packet) > h.mtu:
+		h.complain(t, v.from, errorTooBig, h.mtu, packet)
 	case !allow(v.to.sending, len(packet)):
 		h.limited.Add(1)
 	default:
 		room := b.room(v.to.wg, len(packet))
 		copy(room, packet)
-		if v6 {
+		if isIPv6(room) {
 			room[7]--
 		} else {
 			decrementTTL(room)
@@ -158,14 +168,15 @@ func (b *batch) send() {
 	}
 }
 
-// complain tells the sender of packet why it did not go on.
-func (h *hub) complain(t *table, to *peer, typ, code uint8, mtu int, packet []byte) {
+// complain tells the sender of packet why it did not go on, if this server has an
+// address to do so from.
+func (h *hub) complain(t *table, to *peer, e icmpError, mtu int, packet []byte) {
 	h.filtered.Add(1)
-	if !mayAnswer(packet) || !h.icmp.Allow() {
+	if isIPv6(packet) && !t.self.addr6.IsValid() || !mayAnswer(packet) || !h.icmp.Allow() {
 		return
 	}
-	var room [576]byte
-	h.send(to, appendICMPError(room[:0], t.server4, typ, code, mtu, packet))
+	var room [minMTU6]byte
+	h.send(to, appendICMPError(room[:0], t, e, mtu, packet))
 }
 
 // send sends one packet to a peer.
@@ -237,10 +248,13 @@ func burstFor(pkt *stack.PacketBuffer, size int) int {
 // none.
 func (h *hub) owner(pkt *stack.PacketBuffer) *peer {
 	ip := pkt.NetworkHeader().Slice()
-	if pkt.NetworkProtocolNumber != header.IPv4ProtocolNumber || len(ip) < ipv4Header {
-		return nil
+	switch {
+	case pkt.NetworkProtocolNumber == header.IPv4ProtocolNumber && len(ip) >= ipv4Header:
+		return h.table.Load().lookup4(binary.BigEndian.Uint32(ip[16:]))
+	case pkt.NetworkProtocolNumber == header.IPv6ProtocolNumber && len(ip) >= ipv6Header:
+		return h.table.Load().lookup6([16]byte(ip[24:]))
 	}
-	return h.table.Load().lookup4(binary.BigEndian.Uint32(ip[16:]))
+	return nil
 }
 
 // packetSize returns the size of the IP packet at the beginning of p, which may

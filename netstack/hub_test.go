@@ -154,7 +154,7 @@ func TestHubComplains(t *testing.T) {
 		typ, code byte
 		mtu       uint16
 	}{
-		"no hop left": {dying, icmpTimeExceeded, codeTTL, 0},
+		"no hop left": {dying, icmpTimeExceeded, 0, 0},
 		"too big":     {large, icmpUnreachable, codeFragmentationNeeded, 1420},
 	} {
 		plain.send(c.packet)

@@ -2,22 +2,47 @@ package netstack
 
 import "encoding/binary"
 
-// ICMP types and codes (RFC 792). This server sends them as a router does.
+// ICMP types and codes (RFC 792, RFC 4443). This server sends them as a router
+// does.
 const (
 	icmpEchoReply    = 0
 	icmpUnreachable  = 3
 	icmpEcho         = 8
 	icmpTimeExceeded = 11
 
-	// Codes of icmpUnreachable.
-	codeNet                 = 0
-	codeHost                = 1
-	codePort                = 3
-	codeFragmentationNeeded = 4
-	codeProhibited          = 13 // RFC 1812 section 5.2.7.1
+	codeFragmentationNeeded = 4 // of icmpUnreachable
 
-	codeTTL = 0 // of icmpTimeExceeded
+	icmp6Unreachable      = 1
+	icmp6TooBig           = 2
+	icmp6TimeExceeded     = 3
+	icmp6ParameterProblem = 4
+	icmp6Echo             = 128 // all below are errors
+	icmp6EchoReply        = 129
+	icmp6Redirect         = 137
 )
+
+// icmpError is what an error says, as type and code in each family.
+type icmpError struct{ v4, v6 [2]uint8 }
+
+var (
+	errorNoRoute    = icmpError{[2]uint8{icmpUnreachable, 0}, [2]uint8{icmp6Unreachable, 0}}
+	errorNoHost     = icmpError{[2]uint8{icmpUnreachable, 1}, [2]uint8{icmp6Unreachable, 3}}
+	errorNoPort     = icmpError{[2]uint8{icmpUnreachable, 3}, [2]uint8{icmp6Unreachable, 4}}
+	errorProhibited = icmpError{[2]uint8{icmpUnreachable, 13}, [2]uint8{icmp6Unreachable, 1}} // RFC 1812 section 5.2.7.1
+	errorTooBig     = icmpError{[2]uint8{icmpUnreachable, codeFragmentationNeeded}, [2]uint8{icmp6TooBig, 0}}
+	errorHops       = icmpError{[2]uint8{icmpTimeExceeded, 0}, [2]uint8{icmp6TimeExceeded, 0}}
+)
+
+// about returns type and code of an error about the packet p.
+func (e icmpError) about(p []byte) (typ, code uint8) {
+	if isIPv6(p) {
+		return e.v6[0], e.v6[1]
+	}
+	return e.v4[0], e.v4[1]
+}
+
+// isIPv6 tells the family of a packet that passed the filter.
+func isIPv6(p []byte) bool { return p[0]>>4 == 6 }
 
 // Type of service and TTL of ICMP errors.
 const (
@@ -26,17 +51,36 @@ const (
 )
 
 // icmpQuote is how much of the offending packet an error quotes: as much as
-// fits in 576 bytes (RFC 1812 section 4.3.2.3).
-const icmpQuote = 576 - ipv4Header - icmpHeader
+// fits in 576 bytes (RFC 1812 section 4.3.2.3), or in 1280 bytes of IPv6
+// (RFC 4443 section 2.4).
+const (
+	icmpQuote  = 576 - ipv4Header - icmpHeader
+	icmp6Quote = minMTU6 - ipv6Header - icmpHeader
+)
+
+// quoteLimit is the one that holds for an error about the packet p.
+func quoteLimit(p []byte) int {
+	if isIPv6(p) {
+		return icmp6Quote
+	}
+	return icmpQuote
+}
 
 // icmpHeader is the size of an ICMP message before its data: type, code,
 // checksum and, in an echo, identifier and sequence number.
 const icmpHeader = 8
 
 // mayAnswer reports whether an ICMP error about p may be sent: not about a
-// later fragment and not about another error (RFC 1122 section 3.2.2). p has
-// passed the filter.
+// later fragment and not about another error (RFC 1122 section 3.2.2, RFC 4443
+// section 2.4). p has passed the filter.
 func mayAnswer(p []byte) bool {
+	if isIPv6(p) {
+		h, ok := parseIPv6(p)
+		if !ok || h.offset != 0 {
+			return false
+		}
+		return h.proto != protoICMPv6 || h.total > h.length && p[h.length] >= icmp6Echo && p[h.length] != icmp6Redirect
+	}
 	h, ok := parseIPv4(p)
 	if !ok || h.offset != 0 {
 		return false
@@ -47,21 +91,32 @@ func mayAnswer(p []byte) bool {
 	return h.total > h.length && (p[h.length] == icmpEchoReply || p[h.length] == icmpEcho)
 }
 
-// appendICMPError writes an ICMP error from server about p, an IPv4 packet,
-// to its sender. mtu is for codeFragmentationNeeded, otherwise 0.
-func appendICMPError(b []byte, server uint32, typ, code uint8, mtu int, p []byte) []byte {
-	quote := min(len(p), icmpQuote)
-	b = appendIPv4(b, icmpTOS, icmpTTL, protoICMP, server, binary.BigEndian.Uint32(p[12:]), icmpHeader+quote)
+// appendICMPError writes an ICMP error from this server about p to its sender.
+// mtu is for errorTooBig, otherwise 0.
+func appendICMPError(b []byte, server *table, e icmpError, mtu int, p []byte) []byte {
+	typ, code := e.about(p)
+	size := icmpHeader + min(len(p), quoteLimit(p))
+	if isIPv6(p) {
+		b = appendIPv6(b, icmpTOS, icmpTTL, protoICMPv6, server.server6, [16]byte(p[8:]), size)
+		start := len(b)
+		b = appendErrorMessage(b, typ, code, mtu, p)
+		setChecksum6(b[start:], b[start-ipv6Header+8:start])
+		return b
+	}
+	b = appendIPv4(b, icmpTOS, icmpTTL, protoICMP, server.server4, binary.BigEndian.Uint32(p[12:]), size)
 	return appendErrorMessage(b, typ, code, mtu, p)
 }
 
-// appendErrorMessage writes the same without the IP header.
+// appendErrorMessage writes the same without the IP header. Of IPv6 the checksum
+// is left out.
 func appendErrorMessage(b []byte, typ, code uint8, mtu int, p []byte) []byte {
 	start := len(b)
-	b = append(b, typ, code, 0, 0, 0, 0)
-	b = binary.BigEndian.AppendUint16(b, uint16(mtu)) // RFC 1191 section 4
-	b = append(b, p[:min(len(p), icmpQuote)]...)
-	binary.BigEndian.PutUint16(b[start+2:], checksum(b[start:]))
+	b = append(b, typ, code, 0, 0)
+	b = binary.BigEndian.AppendUint32(b, uint32(mtu)) // RFC 1191 section 4, RFC 4443 section 3.2
+	b = append(b, p[:min(len(p), quoteLimit(p))]...)
+	if !isIPv6(p) {
+		binary.BigEndian.PutUint16(b[start+2:], checksum(b[start:]))
+	}
 	return b
 }
 
@@ -75,6 +130,27 @@ func appendIPv4(b []byte, tos, ttl, proto uint8, src, dst uint32, size int) []by
 	b = binary.BigEndian.AppendUint32(b, dst)
 	binary.BigEndian.PutUint16(b[start+10:], checksum(b[start:]))
 	return b
+}
+
+// appendIPv6 does the same for IPv6.
+func appendIPv6(b []byte, class, hops, proto uint8, src, dst [16]byte, size int) []byte {
+	b = binary.BigEndian.AppendUint32(b, 6<<28|uint32(class)<<20)
+	b = binary.BigEndian.AppendUint16(b, uint16(size))
+	b = append(b, proto, hops)
+	b = append(b, src[:]...)
+	return append(b, dst[:]...)
+}
+
+// setChecksum6 writes the checksum of a whole ICMPv6 message; addresses are those
+// of source and destination (RFC 4443 section 2.3).
+func setChecksum6(m, addresses []byte) {
+	m[2], m[3] = 0, 0
+	binary.BigEndian.PutUint16(m[2:], ^sum6(m, addresses))
+}
+
+// sum6 is 0xffff over an ICMPv6 message with the right checksum.
+func sum6(m, addresses []byte) uint16 {
+	return onesSum(0).add(addresses).add(m).word(protoICMPv6).word(uint16(len(m))).fold()
 }
 
 // parseEcho returns the identifier of a whole ICMP echo message. It reports

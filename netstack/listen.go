@@ -6,7 +6,6 @@ import (
 	"sync"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
-	gvipv4 "gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
 
@@ -21,16 +20,18 @@ const (
 	// handoverBacklog bounds those among them that were meant for a public
 	// address of this host.
 	handoverBacklog = 128
+
+	// portTries bounds the search for a port that is free on both tunnel addresses.
+	portTries = 100
 )
 
-// listener is a TCP port on the tunnel address. Besides its own connections
+// listener is a TCP port on the tunnel addresses. Besides its own connections
 // it accepts those that peers open to the same port of this host's public
 // addresses.
 type listener struct {
 	d      *Device
-	ep     tcpip.Endpoint
+	doors  []door // one for each tunnel address, the one of IPv4 first
 	wq     waiter.Queue
-	addr   netip.AddrPort
 	handed chan *tcpConn
 
 	once sync.Once
@@ -39,16 +40,48 @@ type listener struct {
 
 var _ net.Listener = (*listener)(nil)
 
-// Listen opens a TCP port on the tunnel address, any free one if port is 0.
-// A taken port is a KindConflict error. It may be called before Start.
-func (d *Device) Listen(port uint16) (net.Listener, error) {
-	l := &listener{d: d, handed: make(chan *tcpConn, handoverBacklog), done: make(chan struct{})}
-	ep, terr := d.stack.NewEndpoint(tcp.ProtocolNumber, gvipv4.ProtocolNumber, &l.wq)
-	if terr != nil {
-		return nil, listenError("tcp", netip.AddrPortFrom(d.addr, port), terr)
+// door is a port of one address.
+type door struct {
+	ep   tcpip.Endpoint
+	addr netip.AddrPort
+}
+
+// openDoors opens a port on every tunnel address, the same on all. Port 0 is one
+// that is free on all.
+func (d *Device) openDoors(network string, port uint16, open func(netip.AddrPort) (door, tcpip.Error)) (doors []door, err error) {
+	for range portTries {
+		doors = doors[:0]
+		at := port
+		for _, addr := range d.own() {
+			opened, terr := open(netip.AddrPortFrom(addr, at))
+			if terr != nil {
+				for _, o := range doors {
+					o.ep.Close()
+				}
+				err = listenError(network, netip.AddrPortFrom(addr, at), terr)
+				break
+			}
+			at = opened.addr.Port()
+			doors = append(doors, opened)
+		}
+		if len(doors) == len(d.own()) {
+			return doors, nil
+		}
+		if port != 0 {
+			break
+		}
 	}
-	terr = ep.Bind(fullAddress(netip.AddrPortFrom(d.addr, port)))
-	if terr == nil {
+	return nil, err
+}
+
+// openDoor binds one endpoint.
+func (d *Device) openDoor(proto tcpip.TransportProtocolNumber, wq *waiter.Queue, addr netip.AddrPort) (door, tcpip.Error) {
+	ep, terr := d.stack.NewEndpoint(proto, protocolOf(addr.Addr()), wq)
+	if terr != nil {
+		return door{}, terr
+	}
+	terr = ep.Bind(fullAddress(addr))
+	if terr == nil && proto == tcp.ProtocolNumber {
 		terr = ep.Listen(listenBacklog)
 	}
 	var bound tcpip.FullAddress
@@ -57,9 +90,22 @@ func (d *Device) Listen(port uint16) (net.Listener, error) {
 	}
 	if terr != nil {
 		ep.Close()
-		return nil, listenError("tcp", netip.AddrPortFrom(d.addr, port), terr)
+		return door{}, terr
 	}
-	l.ep, l.addr = ep, netip.AddrPortFrom(d.addr, bound.Port)
+	return door{ep, netip.AddrPortFrom(addr.Addr(), bound.Port)}, nil
+}
+
+// Listen opens a TCP port on the tunnel addresses, any free one if port is 0.
+// A taken port is a KindConflict error. It may be called before Start.
+func (d *Device) Listen(port uint16) (net.Listener, error) {
+	l := &listener{d: d, handed: make(chan *tcpConn, handoverBacklog), done: make(chan struct{})}
+	var err error
+	l.doors, err = d.openDoors("tcp", port, func(addr netip.AddrPort) (door, tcpip.Error) {
+		return d.openDoor(tcp.ProtocolNumber, &l.wq, addr)
+	})
+	if err != nil {
+		return nil, err
+	}
 	d.addListener(l)
 	return l, nil
 }
@@ -90,11 +136,20 @@ func (l *listener) Accept() (net.Conn, error) {
 	}
 }
 
-// acceptOwn takes a connection out of the backlog; nil, nil if there is none.
+// acceptOwn takes a connection out of the backlogs; nil, nil if there is none.
 func (l *listener) acceptOwn() (net.Conn, error) {
+	for _, door := range l.doors {
+		if c, err := l.acceptAt(door); c != nil || err != nil {
+			return c, err
+		}
+	}
+	return nil, nil
+}
+
+func (l *listener) acceptAt(door door) (net.Conn, error) {
 	for {
 		var remote tcpip.FullAddress
-		ep, wq, terr := l.ep.Accept(&remote)
+		ep, wq, terr := door.ep.Accept(&remote)
 		switch terr.(type) {
 		case nil:
 		case *tcpip.ErrWouldBlock:
@@ -105,7 +160,7 @@ func (l *listener) acceptOwn() (net.Conn, error) {
 		// The peer may have been removed while the connection was in the backlog.
 		from := addrPort(remote)
 		if p := l.d.table.Load().lookup(from.Addr()); p != nil {
-			return l.d.newTCPConn(wq, ep, p.identity, l.addr, from), nil
+			return l.d.newTCPConn(wq, ep, p.identity, door.addr, from), nil
 		}
 		ep.Abort()
 		ep.Close()
@@ -144,26 +199,30 @@ func (l *listener) Close() error {
 	l.once.Do(func() {
 		l.d.removeListener(l)
 		close(l.done)
-		l.ep.Close()
+		for _, door := range l.doors {
+			door.ep.Close()
+		}
 		l.refuseHanded()
 	})
 	return nil
 }
 
-// Addr returns the tunnel address and port.
-func (l *listener) Addr() net.Addr { return net.TCPAddrFromAddrPort(l.addr) }
+// Addr returns the tunnel address of IPv4, and the port.
+func (l *listener) Addr() net.Addr { return net.TCPAddrFromAddrPort(l.doors[0].addr) }
+
+func (l *listener) port() uint16 { return l.doors[0].addr.Port() }
 
 func (d *Device) addListener(l *listener) {
 	d.listenersMu.Lock()
 	defer d.listenersMu.Unlock()
-	d.listeners[l.addr.Port()] = l
+	d.listeners[l.port()] = l
 }
 
 func (d *Device) removeListener(l *listener) {
 	d.listenersMu.Lock()
 	defer d.listenersMu.Unlock()
-	if d.listeners[l.addr.Port()] == l {
-		delete(d.listeners, l.addr.Port())
+	if d.listeners[l.port()] == l {
+		delete(d.listeners, l.port())
 	}
 }
 

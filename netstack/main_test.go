@@ -31,8 +31,10 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 const patience = 20 * time.Second
 
 var (
-	testAddr   = netip.MustParseAddr("10.8.0.1")
-	testSubnet = netip.MustParsePrefix("10.8.0.0/24")
+	testAddr    = netip.MustParseAddr("10.8.0.1")
+	testSubnet  = netip.MustParsePrefix("10.8.0.0/24")
+	testAddr6   = netip.MustParseAddr("fd00:8::1")
+	testSubnet6 = netip.MustParsePrefix("fd00:8::/64")
 )
 
 // newServer returns a device of ours; change, if not nil, adjusts its options.
@@ -81,6 +83,8 @@ type foreign struct {
 	addr netip.Addr
 	wg   *device.Device
 	net  *bundled.Net
+
+	addr6 netip.Addr // none unless a test gives it one
 }
 
 // newForeign makes a peer with the tunnel address 10.8.0.n, not yet connected.
@@ -92,10 +96,14 @@ func newForeign(t testing.TB, n byte) *foreign {
 
 // config is the server's side of the peer.
 func (f *foreign) config() Peer {
-	return Peer{
+	p := Peer{
 		Name: f.addr.String(), PublicKey: f.key.Public(), PresharedKey: f.psk,
 		AllowedIPs: []netip.Prefix{netip.PrefixFrom(f.addr, 32)},
 	}
+	if f.addr6.IsValid() {
+		p.AllowedIPs = append(p.AllowedIPs, netip.PrefixFrom(f.addr6, 128))
+	}
+	return p
 }
 
 // join connects the peer to a running server and waits for its handshake. The
@@ -122,11 +130,15 @@ func (f *foreign) up(d *Device) {
 // upTo starts the peer towards a server on a UDP port of loopback.
 func (f *foreign) upTo(server model.PublicKey, port uint16) {
 	f.t.Helper()
-	tun, net := newTUN(f.t, f.addr)
+	addrs := []netip.Addr{f.addr}
+	if f.addr6.IsValid() {
+		addrs = append(addrs, f.addr6)
+	}
+	tun, net := newTUN(f.t, addrs...)
 	f.net = net
 	f.wg = device.NewDevice(tun, conn.NewDefaultBind(), device.NewLogger(device.LogLevelSilent, ""))
 	f.t.Cleanup(f.wg.Close)
-	configure(f.t, f.wg, f.key, fmt.Sprintf("public_key=%x\npreshared_key=%x\npersistent_keepalive_interval=25\nendpoint=127.0.0.1:%d\nallowed_ip=0.0.0.0/0\n",
+	configure(f.t, f.wg, f.key, fmt.Sprintf("public_key=%x\npreshared_key=%x\npersistent_keepalive_interval=25\nendpoint=127.0.0.1:%d\nallowed_ip=0.0.0.0/0\nallowed_ip=::/0\n",
 		[32]byte(server), [32]byte(f.psk), port))
 	if err := f.wg.Up(); err != nil {
 		f.t.Fatal(err)

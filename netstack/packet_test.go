@@ -47,3 +47,25 @@ func fragmentOf(p []byte, id uint16, from, to int) []byte {
 	binary.BigEndian.PutUint16(f[10:], checksum(f[:ipv4Header]))
 	return f
 }
+
+// message6 builds an IPv6 packet.
+func message6(src, dst string, proto uint8, payload []byte) []byte {
+	p := appendIPv6(nil, 0, 64, proto, netip.MustParseAddr(src).As16(), netip.MustParseAddr(dst).As16(), len(payload))
+	return append(p, payload...)
+}
+
+// fragmentOf6 cuts bytes [from, to) of an IPv6 packet's payload out as a fragment.
+func fragmentOf6(p []byte, id uint32, from, to int) []byte {
+	f := append([]byte(nil), p[:ipv6Header]...)
+	position := uint16(from)
+	if ipv6Header+to < len(p) {
+		position |= 1
+	}
+	f = append(f, p[6], 0)
+	f = binary.BigEndian.AppendUint16(f, position)
+	f = binary.BigEndian.AppendUint32(f, id)
+	f = append(f, p[ipv6Header+from:ipv6Header+to]...)
+	f[6] = extFragment
+	binary.BigEndian.PutUint16(f[4:], uint16(len(f)-ipv6Header))
+	return f
+}

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
-	gvipv4 "gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 	"gvisor.dev/gvisor/pkg/waiter"
@@ -21,67 +20,49 @@ import (
 // on. Hosts have a few.
 const maxPublicSockets = 64
 
-// packetListener is a UDP port on the tunnel address. Besides its own datagrams
+// packetListener is a UDP port on the tunnel addresses. Besides its own datagrams
 // it takes those that peers send to the same port of this host's public
 // addresses, through a socket for each that is opened when the first one comes.
 type packetListener struct {
 	d    *Device
-	addr netip.AddrPort
-	wq   waiter.Queue // of all sockets
+	addr netip.AddrPort // of IPv4
+	wq   waiter.Queue   // of all sockets
 	done chan struct{}
 
 	mu      sync.Mutex
 	closed  bool
-	sockets atomic.Pointer[[]packetSocket] // the tunnel address first
+	sockets atomic.Pointer[[]door] // those of the tunnel addresses first, as in own
 }
 
 var _ net.PacketConn = (*packetListener)(nil)
 
-// packetSocket is one address of a packetListener.
-type packetSocket struct {
-	ep   tcpip.Endpoint
-	addr netip.AddrPort
-}
-
-// publicSender is a sender that wrote to a public address, and so gets its
-// answers from there.
+// publicSender is a sender that wrote to another address than the tunnel's of
+// IPv4, and so gets its answers from there.
 type publicSender struct {
 	*net.UDPAddr
 	ep tcpip.Endpoint
 }
 
-// ListenPacket opens a UDP port on the tunnel address, any free one if port is
+// ListenPacket opens a UDP port on the tunnel addresses, any free one if port is
 // 0. A taken port is a KindConflict error. It may be called before Start. WriteTo
 // takes any address, but answers a sender from where it wrote to only if it gets
 // the one that ReadFrom returned. There are no deadlines.
 func (d *Device) ListenPacket(port uint16) (net.PacketConn, error) {
 	l := &packetListener{d: d, done: make(chan struct{})}
-	s, terr := l.bind(netip.AddrPortFrom(d.addr, port))
-	if terr != nil {
-		return nil, listenError("udp", netip.AddrPortFrom(d.addr, port), terr)
+	sockets, err := d.openDoors("udp", port, l.bind)
+	if err != nil {
+		return nil, err
 	}
-	l.addr = s.addr
-	l.sockets.Store(&[]packetSocket{s})
+	l.addr = sockets[0].addr
+	l.sockets.Store(&sockets)
 	d.listenersMu.Lock()
 	defer d.listenersMu.Unlock()
 	d.packetListeners[l.addr.Port()] = l
 	return l, nil
 }
 
-func (l *packetListener) bind(addr netip.AddrPort) (packetSocket, tcpip.Error) {
-	ep, terr := l.d.stack.NewEndpoint(udp.ProtocolNumber, gvipv4.ProtocolNumber, &l.wq)
-	if terr != nil {
-		return packetSocket{}, terr
-	}
-	var bound tcpip.FullAddress
-	if terr = ep.Bind(fullAddress(addr)); terr == nil {
-		bound, terr = ep.GetLocalAddress()
-	}
-	if terr != nil {
-		ep.Close()
-		return packetSocket{}, terr
-	}
-	return packetSocket{ep, netip.AddrPortFrom(addr.Addr(), bound.Port)}, nil
+func (l *packetListener) bind(addr netip.AddrPort) (door, tcpip.Error) {
+	return l.d.openDoor(udp.ProtocolNumber, &l.wq, addr)
 }
 
 // take accepts the first datagram that came to a public address; those after it
@@ -91,7 +72,7 @@ func (l *packetListener) take(id stack.TransportEndpointID, pkt *stack.PacketBuf
 	defer l.mu.Unlock()
 	sockets := *l.sockets.Load()
 	addr := netip.AddrPortFrom(fromStack(id.LocalAddress), l.addr.Port())
-	i := slices.IndexFunc(sockets, func(s packetSocket) bool { return s.addr == addr })
+	i := slices.IndexFunc(sockets, func(s door) bool { return s.addr == addr })
 	if i < 0 { // else another datagram was faster
 		if l.closed || len(sockets) > maxPublicSockets {
 			return false
@@ -154,15 +135,24 @@ func (l *packetListener) read(b []byte) (n int, from net.Addr, ok bool, err erro
 
 // WriteTo loses the datagram, as any network may, if the stack has no room.
 func (l *packetListener) WriteTo(b []byte, to net.Addr) (int, error) {
-	ep := (*l.sockets.Load())[0].ep
+	var ep tcpip.Endpoint
 	if p, ok := to.(publicSender); ok {
 		ep, to = p.ep, p.UDPAddr
 	}
 	ua, ok := to.(*net.UDPAddr)
-	if !ok || ua.IP.To4() == nil {
-		return 0, l.opError("write", net.InvalidAddrError("not an IPv4 address"))
+	if !ok || !ua.AddrPort().IsValid() {
+		return 0, l.opError("write", net.InvalidAddrError("not an IP address"))
 	}
-	dst := fullAddress(netip.AddrPortFrom(ua.AddrPort().Addr().Unmap(), ua.AddrPort().Port()))
+	addr := netip.AddrPortFrom(ua.AddrPort().Addr().Unmap().WithZone(""), ua.AddrPort().Port())
+	if ep == nil {
+		sockets := *l.sockets.Load()
+		i := slices.IndexFunc(sockets, func(s door) bool { return s.addr.Addr().Is6() == addr.Addr().Is6() })
+		if i < 0 {
+			return 0, l.opError("write", net.InvalidAddrError("there is no IPv6 in the tunnel"))
+		}
+		ep = sockets[i].ep
+	}
+	dst := fullAddress(addr)
 	var r bytes.Reader
 	r.Reset(b)
 	_, terr := ep.Write(&r, tcpip.WriteOptions{To: &dst})
@@ -199,7 +189,7 @@ func (l *packetListener) Close() error {
 	return nil
 }
 
-// LocalAddr returns the tunnel address and port.
+// LocalAddr returns the tunnel address of IPv4, and the port.
 func (l *packetListener) LocalAddr() net.Addr { return net.UDPAddrFromAddrPort(l.addr) }
 
 // SetDeadline, like the two below, is not offered.

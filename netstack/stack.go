@@ -8,6 +8,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	gvipv4 "gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	gvipv6 "gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
@@ -37,22 +38,26 @@ const (
 )
 
 // newStack builds the network stack of this server: one interface with the
-// tunnel address, which also takes packets for every other address, so that
+// tunnel addresses, which also takes packets for every other address, so that
 // the exit can answer for them.
-func newStack(h *hub, addr netip.Addr, mtu int) (*stack.Stack, error) {
+func newStack(h *hub, own []netip.Addr, mtu int) (*stack.Stack, error) {
 	s := stack.New(stack.Options{
-		NetworkProtocols:   []stack.NetworkProtocolFactory{gvipv4.NewProtocol},
-		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4},
+		NetworkProtocols: []stack.NetworkProtocolFactory{
+			gvipv4.NewProtocol, gvipv6.NewProtocolWithOptions(gvipv6.Options{NDPConfigs: gvipv6.NDPConfigurations{
+				HandleRAs: gvipv6.HandlingRAsDisabled, // a tunnel has no routers
+			}}),
+		},
+		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
 		HandleLocal:        false, // with every address taken for ours, all sources would seem forged
 	})
-	if err := setUp(s, h, addr, mtu); err != nil {
+	if err := setUp(s, h, own, mtu); err != nil {
 		s.Destroy()
 		return nil, err
 	}
 	return s, nil
 }
 
-func setUp(s *stack.Stack, h *hub, addr netip.Addr, mtu int) error {
+func setUp(s *stack.Stack, h *hub, own []netip.Addr, mtu int) error {
 	var (
 		sack = tcpip.TCPSACKEnabled(true)
 		// Measured at 3 % loss, 2 MiB: with the stack's RACK transfers hang, with
@@ -74,14 +79,14 @@ func setUp(s *stack.Stack, h *hub, addr netip.Addr, mtu int) error {
 	if err := s.CreateNICWithOptions(nicID, l, stack.NICOptions{Name: "hub", QDisc: l}); err != nil {
 		return fmt.Errorf("create interface: %s", err)
 	}
-	own := tcpip.ProtocolAddress{
-		Protocol:          gvipv4.ProtocolNumber,
-		AddressWithPrefix: tcpip.AddrFrom4(addr.As4()).WithPrefix(),
-	}
-	if err := s.AddProtocolAddress(nicID, own, stack.AddressProperties{}); err != nil {
-		return fmt.Errorf("add address %s: %s", addr, err)
+	for _, addr := range own {
+		a := tcpip.ProtocolAddress{Protocol: protocolOf(addr), AddressWithPrefix: toStack(addr).WithPrefix()}
+		if err := s.AddProtocolAddress(nicID, a, stack.AddressProperties{}); err != nil {
+			return fmt.Errorf("add address %s: %s", addr, err)
+		}
 	}
 	s.AddRoute(tcpip.Route{Destination: header.IPv4EmptySubnet, NIC: nicID})
+	s.AddRoute(tcpip.Route{Destination: header.IPv6EmptySubnet, NIC: nicID})
 	if err := s.SetPromiscuousMode(nicID, true); err != nil {
 		return fmt.Errorf("take packets for other addresses: %s", err)
 	}

@@ -26,22 +26,40 @@ type table struct {
 	config Config
 	self   self
 
-	server4 uint32 // this server's tunnel address
-	lowest4 uint32 // network address of the subnet, which is no host
-	bcast4  uint32 // broadcast address of the subnet; both are server4 where there is none
+	server4 uint32   // this server's tunnel address
+	lowest4 uint32   // network address of the subnet, which is no host
+	bcast4  uint32   // broadcast address of the subnet; both are server4 where there is none
+	server6 [16]byte // this server's tunnel address, unspecified if it has none
 
-	peers []*peer // in the order of config
-	byKey map[model.PublicKey]*peer
-	hosts map[uint32]*peer // IPv4 /32
-	nets  []net4           // other IPv4 lengths, longest first
-	nets6 []net6           // IPv6 lengths, longest first
+	peers  []*peer // in the order of config
+	byKey  map[model.PublicKey]*peer
+	hosts  map[uint32]*peer   // IPv4 /32
+	nets   []net4             // other IPv4 lengths, longest first
+	hosts6 map[[16]byte]*peer // IPv6 /128
+	nets6  []net6             // other IPv6 lengths, longest first
 }
 
 // self is what the table knows of this server.
 type self struct {
-	key    model.PublicKey
-	addr   netip.Addr   // in the tunnel, IPv4
-	subnet netip.Prefix // of the tunnel, masked
+	key             model.PublicKey
+	addr, addr6     netip.Addr   // in the tunnel, IPv4 and IPv6; addr6 may be zero
+	subnet, subnet6 netip.Prefix // of the tunnel, masked
+}
+
+// own lists the tunnel addresses of this server.
+func (s *self) own() []netip.Addr {
+	if s.addr6.IsValid() {
+		return []netip.Addr{s.addr, s.addr6}
+	}
+	return []netip.Addr{s.addr}
+}
+
+// is reports whether addr is a tunnel address of this server.
+func (s *self) is(addr netip.Addr) bool { return addr == s.addr || addr == s.addr6 }
+
+// inside reports whether addr is in a subnet of the tunnel.
+func (s *self) inside(addr netip.Addr) bool {
+	return s.subnet.Contains(addr) || s.subnet6.Contains(addr)
 }
 
 // net4 holds the prefixes of one length.
@@ -102,7 +120,10 @@ func newTable(config Config, self self, old *table) (*table, error) {
 		self:   self, server4: word(self.addr),
 		lowest4: word(self.addr), bcast4: word(self.addr),
 		peers: make([]*peer, len(config.Peers)),
-		byKey: cloneIndex(old.byKey), hosts: cloneIndex(old.hosts),
+		byKey: cloneIndex(old.byKey), hosts: cloneIndex(old.hosts), hosts6: cloneIndex(old.hosts6),
+	}
+	if self.addr6.IsValid() {
+		t.server6 = self.addr6.As16()
 	}
 	if self.subnet.Bits() < 31 { // RFC 3021: /31 and /32 have no broadcast address
 		t.lowest4 = word(self.subnet.Addr())
@@ -124,7 +145,7 @@ func newTable(config Config, self self, old *table) (*table, error) {
 		c := &config.Peers[i]
 		p := old.byKey[c.PublicKey]
 		if p == nil || !p.same(c) {
-			if err := c.check(self.key, self.addr); err != nil {
+			if err := c.check(&self); err != nil {
 				return nil, err
 			}
 			p = newPeer(c, p)
@@ -192,6 +213,8 @@ func newPeer(c *Peer, was *peer) *peer {
 // already, if that is another one.
 func (t *table) insert(prefix netip.Prefix, p *peer) (other *peer) {
 	switch {
+	case prefix.Addr().Is6() && prefix.IsSingleIP():
+		return put(t.hosts6, prefix.Addr().As16(), p)
 	case prefix.Addr().Is6():
 		i := slices.IndexFunc(t.nets6, func(n net6) bool { return n.bits == prefix.Bits() })
 		if i < 0 {
@@ -217,6 +240,8 @@ func (t *table) remove(p *peer) {
 	delete(t.byKey, p.PublicKey)
 	for _, prefix := range p.AllowedIPs {
 		switch {
+		case prefix.Addr().Is6() && prefix.IsSingleIP():
+			delete(t.hosts6, prefix.Addr().As16())
 		case prefix.Addr().Is6():
 			for _, n := range t.nets6 {
 				if n.bits == prefix.Bits() {
@@ -262,6 +287,14 @@ func (t *table) disjoint() error {
 			}
 		}
 	}
+	if len(t.nets6) > 0 {
+		for b, p := range t.hosts6 {
+			addr := netip.AddrFrom16(b)
+			if other := lookupNets6(t.nets6, addr); other != nil && other != p {
+				return overlap(other, p, netip.PrefixFrom(addr, 128))
+			}
+		}
+	}
 	for i, n := range t.nets6 {
 		for prefix, p := range n.owners {
 			if other := lookupNets6(t.nets6[i+1:], prefix.Addr()); other != nil && other != p {
@@ -294,7 +327,15 @@ func lookupNets(nets []net4, addr uint32) *peer {
 }
 
 // lookup6 returns the peer that owns an IPv6 address, nil if none does.
-func (t *table) lookup6(addr netip.Addr) *peer { return lookupNets6(t.nets6, addr) }
+func (t *table) lookup6(addr [16]byte) *peer {
+	if p := t.hosts6[addr]; p != nil {
+		return p
+	}
+	if len(t.nets6) == 0 {
+		return nil
+	}
+	return lookupNets6(t.nets6, netip.AddrFrom16(addr))
+}
 
 func lookupNets6(nets []net6, addr netip.Addr) *peer {
 	for i := range nets {
@@ -315,7 +356,7 @@ func (t *table) lookup(addr netip.Addr) *peer {
 	case addr.Is4():
 		return t.lookup4(word(addr))
 	case addr.Is6():
-		return t.lookup6(addr.WithZone(""))
+		return t.lookup6(addr.As16())
 	}
 	return nil
 }

@@ -24,10 +24,10 @@ type quietTUN struct {
 	closed bool
 }
 
-// newTUN makes a network stack with one address, for wireguard-go.
-func newTUN(t testing.TB, addr netip.Addr) (tun.Device, *bundled.Net) {
+// newTUN makes a network stack with these addresses, for wireguard-go.
+func newTUN(t testing.TB, addrs ...netip.Addr) (tun.Device, *bundled.Net) {
 	t.Helper()
-	inner, net, err := bundled.CreateNetTUN([]netip.Addr{addr}, nil, 1420)
+	inner, net, err := bundled.CreateNetTUN(addrs, nil, 1420)
 	if err != nil {
 		t.Fatal(err)
 	}
