@@ -98,7 +98,7 @@ func BenchmarkPrepare(b *testing.B) {
 			}
 			c := Config{Address: tunnelAddr}
 			for i := range 10_000 {
-				c.Records = append(c.Records, Record{fmt.Sprintf("peer-%d", i), netip.AddrFrom4([4]byte{10, 9, byte(i >> 8), byte(i)})})
+				c.Records = append(c.Records, Record{Name: fmt.Sprintf("peer-%d", i), Addr: netip.AddrFrom4([4]byte{10, 9, byte(i >> 8), byte(i)})})
 			}
 			n := 0
 			b.ReportAllocs()

@@ -11,7 +11,7 @@ const maxChanges = 64
 // possible: too much is different, or a name is held by several lines, whose
 // order counts.
 func (x *index) with(zone string, c Config, serial uint32) (*index, bool) {
-	if !c.Address.IsValid() || c.Address != x.config.Address || c.TTL != x.config.TTL {
+	if !c.Address.IsValid() || c.Address != x.config.Address || c.Address6 != x.config.Address6 || c.TTL != x.config.TTL {
 		return nil, false
 	}
 	lostRecords, newRecords := middle(x.config.Records, c.Records)
@@ -60,10 +60,10 @@ func middle[E comparable](a, b []E) (onlyA, onlyB []E) {
 // refused there.
 func recordNames(zone string, r Record) []string {
 	rel, err := wireName("hostname", r.Name)
-	if err != nil || !r.Addr.Is4() {
+	if err != nil || !r.Addr.Is4() || !isIPv6OrNone(r.Addr6) {
 		return nil
 	}
-	names := []string{rel[:len(rel)-1] + zone, reverseName(r.Addr)}
+	names := append(reverseNames(r), rel[:len(rel)-1]+zone)
 	if parent(rel) == "\x00" {
 		names = append(names, rel)
 	}

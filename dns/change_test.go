@@ -21,7 +21,11 @@ func TestChangedIndexEqualsWhole(t *testing.T) {
 	hosts := []string{"a", "b", "x.a", "y.x.a", "web.c", "server", "deep.web.c"}
 	domains := []string{"example.com", "www.example.com", "a." + zone, "q.r." + zone, "other.test", "me.localhost", "s.me.localhost"}
 	line := func() Record {
-		return Record{hosts[rnd.IntN(len(hosts))], netip.AddrFrom4([4]byte{10, 8, byte(rnd.IntN(2)), byte(rnd.IntN(4))})}
+		r := Record{Name: hosts[rnd.IntN(len(hosts))], Addr: netip.AddrFrom4([4]byte{10, 8, byte(rnd.IntN(2)), byte(rnd.IntN(4))})}
+		if rnd.IntN(2) == 0 {
+			r.Addr6 = netip.AddrFrom16([16]byte{0: 0xfd, 15: byte(rnd.IntN(4))})
+		}
+		return r
 	}
 	last, err := newIndex(wire, Config{Address: tunnelAddr}, 1)
 	if err != nil {

@@ -23,24 +23,27 @@ type Config struct {
 	// name and nothing below it.
 	Domains []string
 
-	// Address is the tunnel address of this server, IPv4. It is never used as
-	// an upstream. It must be set if there are Domains.
-	Address netip.Addr
+	// Address is the tunnel address of this server, IPv4, and Address6 the one of
+	// IPv6, zero if it has none. They are never used as upstreams. Address must be
+	// set if there are Domains.
+	Address, Address6 netip.Addr
 
 	// TTL of local answers in whole seconds; zero means one minute.
 	TTL time.Duration
 }
 
-// Record gives an IPv4 address a name. A single label, "nas", answers as
+// Record gives an IPv4 address and, if it is not zero, an IPv6 address a name. A
+// single label, "nas", answers as
 // nas.<zone> and as nas; a relative name, "web.nas", answers below the zone
 // only. The first record of an address is what its reverse lookup answers.
 type Record struct {
-	Name string
-	Addr netip.Addr
+	Name  string
+	Addr  netip.Addr
+	Addr6 netip.Addr
 }
 
 // Equal reports whether c and d ask for the same, in the same order.
 func (c Config) Equal(d Config) bool {
-	return c.Address == d.Address && c.TTL == d.TTL &&
+	return c.Address == d.Address && c.Address6 == d.Address6 && c.TTL == d.TTL &&
 		slices.Equal(c.Records, d.Records) && slices.Equal(c.Domains, d.Domains)
 }

@@ -227,18 +227,22 @@ func (q *query) message() (*dns.Msg, error) {
 	return m, nil
 }
 
-// notToSelf wraps dial so that it never ends at our own tunnel address.
+// notToSelf wraps dial so that it never ends at a tunnel address of our own.
 func (s *Server) notToSelf(dial dialFunc) dialFunc {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
-		self := s.index.Load().address
-		if ap, err := netip.ParseAddrPort(addr); err == nil && self.IsValid() && ap.Addr().Unmap() == self {
+		config := &s.index.Load().config
+		self := func(a netip.Addr) bool {
+			a = a.Unmap()
+			return a.IsValid() && (a == config.Address || a == config.Address6)
+		}
+		if ap, err := netip.ParseAddrPort(addr); err == nil && self(ap.Addr()) {
 			return nil, errToSelf
 		}
 		c, err := dial(ctx, network, addr)
 		if err != nil {
 			return nil, err
 		}
-		if self.IsValid() && addrPort(c.RemoteAddr()).Addr().Unmap() == self {
+		if self(addrPort(c.RemoteAddr()).Addr()) {
 			_ = c.Close()
 			return nil, errToSelf
 		}

@@ -12,21 +12,21 @@ import (
 
 // index is a Config made ready for lookups. It is not written once built.
 type index struct {
-	config  Config
-	names   map[string]entry // by lower-case wire name
-	address netip.Addr
-	ttl     uint32 // seconds
-	soa     []byte // RDATA
-	ns      []byte // RDATA, also the primary name in soa
+	config Config
+	names  map[string]entry // by lower-case wire name
+	ttl    uint32           // seconds
+	soa    []byte           // RDATA
+	ns     []byte           // RDATA, also the primary name in soa
 }
 
 // entry is what is known about one name. The zero value is a name with nothing
 // at it but names below it (an empty non-terminal, RFC 8020).
 type entry struct {
-	kind entryKind
-	up   uint8 // labels between the name and the apex of its zone
-	addr [4]byte
-	ptr  string // wire name
+	kind  entryKind
+	up    uint8 // labels between the name and the apex of its zone
+	addr  [4]byte
+	addr6 [16]byte // unspecified: none
+	ptr   string   // wire name
 
 	holders uint32 // lines of the Config with this name or one below it
 }
@@ -36,8 +36,8 @@ type entryKind uint8
 const (
 	emptyName   entryKind = iota
 	zoneApex              // nothing below is ever forwarded
-	hostName              // addr
-	routeDomain           // addr; only address lookups are ours
+	hostName              // addr, addr6
+	routeDomain           // the same; only address lookups are ours
 	reverseEntry
 )
 
@@ -65,6 +65,9 @@ func newIndex(zone string, c Config, serial uint32) (*index, error) {
 	if c.Address.IsValid() && !c.Address.Is4() || !c.Address.IsValid() && len(c.Domains) > 0 {
 		return nil, model.Invalid("address", "the tunnel address must be an IPv4 address")
 	}
+	if !isIPv6OrNone(c.Address6) {
+		return nil, model.Invalid("address", "the other tunnel address must be an IPv6 address")
+	}
 	x := newHead(zone, c, serial, uint32(ttl/time.Second))
 	x.names = make(map[string]entry, 4*len(c.Records)+len(c.Domains)+128)
 	x.addApexes(zone)
@@ -83,7 +86,7 @@ func newIndex(zone string, c Config, serial uint32) (*index, error) {
 
 // newHead returns an index without names; ttl is in seconds.
 func newHead(zone string, c Config, serial, ttl uint32) *index {
-	x := &index{config: c, address: c.Address, ttl: ttl}
+	x := &index{config: c, ttl: ttl}
 	x.ns = append(x.ns, "\x07gateway"+zone...)
 	x.soa = append(append(x.soa, x.ns...), "\x0ahostmaster"+zone...)
 	for _, n := range [...]uint32{serial, 3600, 600, 86400, x.ttl} { // serial, refresh, retry, expire, minimum
@@ -114,29 +117,49 @@ func (x *index) addRecord(zone string, r Record) error {
 	if err != nil {
 		return err
 	}
-	if !r.Addr.Is4() {
-		return model.Invalid("ip", "the address of %q must be IPv4", r.Name)
+	if !r.Addr.Is4() || !isIPv6OrNone(r.Addr6) {
+		return model.Invalid("ip", "the address of %q must be IPv4, and IPv6 beside it", r.Name)
 	}
 	full := rel[:len(rel)-1] + zone
 	if len(full) > maxName {
 		return model.Invalid("hostname", "%q is too long below the zone", r.Name)
 	}
-	if err := x.addHost("hostname", full, r.Name, entry{kind: hostName, addr: r.Addr.As4()}); err != nil {
+	host := entry{kind: hostName, addr: r.Addr.As4(), addr6: bytes6(r.Addr6)}
+	if err := x.addHost("hostname", full, r.Name, host); err != nil {
 		return err
 	}
 	if parent(rel) == "\x00" {
-		if err := x.addHost("hostname", rel, r.Name, entry{kind: hostName, addr: r.Addr.As4()}); err != nil {
+		if err := x.addHost("hostname", rel, r.Name, host); err != nil {
 			return err
 		}
 		x.hold(rel)
 	}
 	x.hold(full)
-	reverse := reverseName(r.Addr)
-	if x.names[reverse].kind != reverseEntry {
-		x.names[reverse] = entry{kind: reverseEntry, ptr: full}
+	for _, reverse := range reverseNames(r) {
+		if x.names[reverse].kind != reverseEntry {
+			x.names[reverse] = entry{kind: reverseEntry, ptr: full}
+		}
+		x.hold(reverse)
 	}
-	x.hold(reverse)
 	return nil
+}
+
+func isIPv6OrNone(a netip.Addr) bool { return !a.IsValid() || a.Is6() && !a.Is4In6() }
+
+// bytes6 are those of an IPv6 address, zeros for none.
+func bytes6(a netip.Addr) [16]byte {
+	if !a.IsValid() {
+		return [16]byte{}
+	}
+	return a.As16()
+}
+
+// reverseNames returns the wire names of the reverse lookups of a record.
+func reverseNames(r Record) []string {
+	if r.Addr6.IsValid() {
+		return []string{reverseName(r.Addr), reverseName(r.Addr6)}
+	}
+	return []string{reverseName(r.Addr)}
 }
 
 func (x *index) addDomain(domain string) error {
@@ -144,7 +167,7 @@ func (x *index) addDomain(domain string) error {
 	if err != nil {
 		return err
 	}
-	e := entry{kind: routeDomain, addr: x.address.As4()}
+	e := entry{kind: routeDomain, addr: x.config.Address.As4(), addr6: bytes6(x.config.Address6)}
 	if x.depth(wire) > 0 {
 		e.kind = hostName // nothing of it is asked upstream
 	}
@@ -164,7 +187,7 @@ func (x *index) addHost(field, wire, shown string, e entry) error {
 		x.names[wire] = e
 	case old.kind == zoneApex:
 		return model.Conflict(field, "the name %q is reserved", shown)
-	case old.addr != e.addr:
+	case old.addr != e.addr || old.addr6 != e.addr6:
 		return model.Conflict(field, "the name %q is given to two addresses", shown)
 	}
 	return nil
@@ -200,6 +223,8 @@ func (x *index) lookup(buf []byte, q *query) ([]byte, bool) {
 	switch {
 	case (e.kind == hostName || e.kind == routeDomain) && q.kind == dns.TypeA:
 		buf = record(buf, sectionAnswer, 0, dns.TypeA, x.ttl, e.addr[:])
+	case (e.kind == hostName || e.kind == routeDomain) && q.kind == dns.TypeAAAA && e.addr6 != [16]byte{}:
+		buf = record(buf, sectionAnswer, 0, dns.TypeAAAA, x.ttl, e.addr6[:])
 	case e.kind == reverseEntry && q.kind == dns.TypePTR:
 		buf = record(buf, sectionAnswer, 0, dns.TypePTR, x.ttl, e.ptr)
 	case e.kind == zoneApex && q.kind == dns.TypeSOA:

@@ -137,15 +137,15 @@ func TestPrepareRefuses(t *testing.T) {
 		kind   model.Kind
 		field  string
 	}{
-		{"two addresses", Config{Records: []Record{{"nas", a}, {"NAS", b}}}, model.KindConflict, "hostname"},
-		{"domain of a record", Config{Address: tunnelAddr, Records: []Record{{"nas", a}}, Domains: []string{"nas.gc.internal"}}, model.KindConflict, "domain"},
+		{"two addresses", Config{Records: []Record{{Name: "nas", Addr: a}, {Name: "NAS", Addr: b}}}, model.KindConflict, "hostname"},
+		{"domain of a record", Config{Address: tunnelAddr, Records: []Record{{Name: "nas", Addr: a}}, Domains: []string{"nas.gc.internal"}}, model.KindConflict, "domain"},
 		{"the zone itself", Config{Address: tunnelAddr, Domains: []string{"gc.internal"}}, model.KindConflict, "domain"},
-		{"localhost", Config{Records: []Record{{"localhost", a}}}, model.KindConflict, "hostname"},
-		{"space", Config{Records: []Record{{"my nas", a}}}, model.KindInvalid, "hostname"},
-		{"empty", Config{Records: []Record{{"", a}}}, model.KindInvalid, "hostname"},
-		{"label too long", Config{Records: []Record{{long + "x", a}}}, model.KindInvalid, "hostname"},
-		{"name too long", Config{Records: []Record{{long + "." + long + "." + long + "." + long[:59], a}}}, model.KindInvalid, "hostname"},
-		{"IPv6 record", Config{Records: []Record{{"nas", netip.MustParseAddr("fd00::1")}}}, model.KindInvalid, "ip"},
+		{"localhost", Config{Records: []Record{{Name: "localhost", Addr: a}}}, model.KindConflict, "hostname"},
+		{"space", Config{Records: []Record{{Name: "my nas", Addr: a}}}, model.KindInvalid, "hostname"},
+		{"empty", Config{Records: []Record{{Name: "", Addr: a}}}, model.KindInvalid, "hostname"},
+		{"label too long", Config{Records: []Record{{Name: long + "x", Addr: a}}}, model.KindInvalid, "hostname"},
+		{"name too long", Config{Records: []Record{{Name: long + "." + long + "." + long + "." + long[:59], Addr: a}}}, model.KindInvalid, "hostname"},
+		{"IPv6 record", Config{Records: []Record{{Name: "nas", Addr: netip.MustParseAddr("fd00::1")}}}, model.KindInvalid, "ip"},
 		{"no address", Config{Domains: []string{"app.example.com"}}, model.KindInvalid, "address"},
 		{"domain", Config{Address: tunnelAddr, Domains: []string{"app..example.com"}}, model.KindInvalid, "domain"},
 		{"TTL", Config{TTL: 48 * time.Hour}, model.KindInvalid, "ttl"},
@@ -163,7 +163,7 @@ func TestPrepareRefuses(t *testing.T) {
 		})
 	}
 	s, _ := New(Options{Log: quiet, Zone: zone})
-	if _, err := s.Prepare(Config{Address: tunnelAddr, Records: []Record{{"nas", a}, {"nas", a}, {"server", tunnelAddr}}, Domains: []string{"server.gc.internal", "a.example.com", "a.example.com"}}); err != nil {
+	if _, err := s.Prepare(Config{Address: tunnelAddr, Records: []Record{{Name: "nas", Addr: a}, {Name: "nas", Addr: a}, {Name: "server", Addr: tunnelAddr}}, Domains: []string{"server.gc.internal", "a.example.com", "a.example.com"}}); err != nil {
 		t.Errorf("the same said twice: %v", err)
 	}
 }
@@ -279,7 +279,7 @@ func manyRecords(n int) Config {
 	c := exampleConfig()
 	for i := range n {
 		a := netip.AddrFrom4([4]byte{10, 9, byte(i >> 8), byte(i)})
-		c.Records = append(c.Records, Record{fmt.Sprintf("peer-%d", i), a})
+		c.Records = append(c.Records, Record{Name: fmt.Sprintf("peer-%d", i), Addr: a})
 		c.Domains = append(c.Domains, fmt.Sprintf("app-%d.example.com", i))
 	}
 	return c
@@ -297,6 +297,60 @@ func TestManyRecords(t *testing.T) {
 		m = r.ask(t, "udp", question(back, dns.TypePTR))
 		if got := answered(m); len(got) != 1 || got[0] != fmt.Sprintf("peer-%d.gc.internal.", i) {
 			t.Fatalf("got %v", m)
+		}
+	}
+}
+
+// With IPv6 in the tunnel, names have an address of each family, and a reverse
+// name for each.
+func TestLocalAnswersIPv6(t *testing.T) {
+	c := exampleConfig()
+	c.Address6 = netip.MustParseAddr("fd00:8::1")
+	c.Records = []Record{
+		{Name: "gateway", Addr: tunnelAddr, Addr6: c.Address6},
+		{Name: "nas", Addr: netip.MustParseAddr("10.8.0.5"), Addr6: netip.MustParseAddr("fd00:8::5")},
+		{Name: "old", Addr: netip.MustParseAddr("10.9.0.5")},
+	}
+	r := start(t, c, nil, nobody(t))
+	reverse := func(addr string) string {
+		name, err := dns.ReverseAddr(addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimSuffix(name, ".")
+	}
+	for _, tt := range []struct {
+		name  string
+		kind  uint16
+		rcode int
+		want  []string
+	}{
+		{name: "nas.gc.internal", kind: dns.TypeAAAA, want: []string{"fd00:8::5"}},
+		{name: "nas.gc.internal", kind: dns.TypeA, want: []string{"10.8.0.5"}},
+		{name: "nas", kind: dns.TypeAAAA, want: []string{"fd00:8::5"}},
+		{name: "gateway", kind: dns.TypeAAAA, want: []string{"fd00:8::1"}},
+		{name: "app.example.com", kind: dns.TypeAAAA, want: []string{"fd00:8::1"}},
+		{name: "app.example.com", kind: dns.TypeA, want: []string{"10.8.0.1"}},
+		{name: "wiki.gc.internal", kind: dns.TypeAAAA, want: []string{"fd00:8::1"}},
+		{name: "old.gc.internal", kind: dns.TypeAAAA},
+		{name: reverse("fd00:8::5"), kind: dns.TypePTR, want: []string{"nas.gc.internal."}},
+		{name: reverse("fd00:8::1"), kind: dns.TypePTR, want: []string{"gateway.gc.internal."}},
+		{name: reverse("fd00:8::9"), kind: dns.TypePTR, rcode: dns.RcodeNameError},
+	} {
+		t.Run(fmt.Sprint(tt.name, " ", dns.TypeToString[tt.kind]), func(t *testing.T) {
+			m := r.ask(t, "udp", question(tt.name, tt.kind))
+			if m.Rcode != tt.rcode || !reflect.DeepEqual(answered(m), tt.want) || !m.Authoritative {
+				t.Fatalf("got %v", m)
+			}
+		})
+	}
+	for _, c := range []Config{
+		{Address: tunnelAddr, Address6: tunnelAddr},
+		{Address: tunnelAddr, Address6: netip.MustParseAddr("::ffff:10.8.0.1")},
+		{Records: []Record{{Name: "nas", Addr: tunnelAddr, Addr6: tunnelAddr}}},
+	} {
+		if _, err := r.Prepare(c); err == nil {
+			t.Errorf("%+v is taken", c)
 		}
 	}
 }

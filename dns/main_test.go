@@ -28,10 +28,10 @@ func exampleConfig() Config {
 	return Config{
 		Address: tunnelAddr,
 		Records: []Record{
-			{"gateway", tunnelAddr}, {"server", tunnelAddr}, {"gc-server", tunnelAddr},
-			{"nas", netip.MustParseAddr("10.8.0.5")},
-			{"printer", netip.MustParseAddr("10.8.0.6")},
-			{"web.nas", netip.MustParseAddr("10.8.0.7")},
+			{Name: "gateway", Addr: tunnelAddr}, {Name: "server", Addr: tunnelAddr}, {Name: "gc-server", Addr: tunnelAddr},
+			{Name: "nas", Addr: netip.MustParseAddr("10.8.0.5")},
+			{Name: "printer", Addr: netip.MustParseAddr("10.8.0.6")},
+			{Name: "web.nas", Addr: netip.MustParseAddr("10.8.0.7")},
 		},
 		Domains: []string{"app.example.com", "Admin.Example.com.", "wiki.gc.internal"},
 	}
