@@ -47,6 +47,7 @@ type peerView struct {
 	Status          string `json:"status" enum:"online,offline"`
 
 	// Ours, beyond the contract. Up is what the peer sends, rx what the server receives.
+	IP6            *string           `json:"ip6" doc:"The address beside ip, null without IPv6 in the tunnel"`
 	RxPackets      uint64            `json:"rx_packets" doc:"Packets received from the peer since the tunnel started"`
 	TxPackets      uint64            `json:"tx_packets" doc:"Packets sent to the peer since the tunnel started"`
 	TotalRxPackets uint64            `json:"total_rx_packets"`
@@ -80,6 +81,9 @@ func viewPeer(p *peers.View) peerView {
 	}
 	if p.QuotaBytes != 0 {
 		v.QuotaResetsAt = isoOrNull(&p.QuotaResets)
+	}
+	if p.Address6.IsValid() {
+		v.IP6 = orNull(p.Address6.String())
 	}
 	if p.User != 0 {
 		v.UserID = &p.User

@@ -46,6 +46,7 @@ type App struct {
 	started  time.Time
 
 	db         *store.DB
+	subnets    model.Subnets
 	tunnel     *netstack.Device
 	resolver   *dns.Server // nil: off
 	forwarder  *l4.Server
@@ -172,9 +173,12 @@ func (a *App) startTunnel(ctx context.Context) error {
 	if a.authority, err = loadAuthority(ctx, a.db, s.DataDir, a.log); err != nil {
 		return fmt.Errorf("the certificate authority of this server: %w", err)
 	}
+	if a.subnets, err = s.subnets(key.Public()); err != nil {
+		return err
+	}
 	a.tunnel, err = netstack.New(netstack.Options{
 		Log: a.log.With("part", "netstack"), PrivateKey: key, ListenPort: s.WGPort,
-		Addr: s.WGGateway, Subnet: s.WGSubnet, MTU: s.WGMTU, PublicAddrs: s.publicAddrs(),
+		Addr: s.WGGateway, Subnet: a.subnets.V4, Addr6: a.subnets.Pair(s.WGGateway), Subnet6: a.subnets.V6, MTU: s.WGMTU, PublicAddrs: s.publicAddrs(),
 		OnCut: func(lost func(netip.Addr) bool) { a.forwarder.Forget(lost) },
 	})
 	if err != nil {
@@ -265,8 +269,8 @@ func (a *App) buildServices(context.Context) (err error) {
 	a.peers = peers.New(peers.Options{
 		DB: a.db, Log: a.log.With("part", "peers"), Now: a.now, Status: a.peerStatus, Meter: a.traffic, Zone: s.DNSDomain,
 		Tunnel: peers.Tunnel{
-			Subnet: s.WGSubnet, Gateway: s.WGGateway, Endpoint: s.endpoint(tunnel.ListenPort), BaseURL: s.BaseURL,
-			ServerKey: tunnel.PublicKey, DNS: s.dns, AllowedIPs: s.allowedIPs, Keepalive: s.WGKeepalive, MTU: s.WGMTU,
+			Subnet: a.subnets.V4, Subnet6: a.subnets.V6, Gateway: s.WGGateway, Endpoint: s.endpoint(tunnel.ListenPort), BaseURL: s.BaseURL,
+			ServerKey: tunnel.PublicKey, DNS: s.dns, AllowedIPs: s.clientNetworks(a.subnets.V6), Keepalive: s.WGKeepalive, MTU: s.WGMTU,
 		},
 	})
 	a.routes = routes.New(routes.Options{
@@ -301,7 +305,7 @@ func (a *App) applyIntent(ctx context.Context) error {
 	a.reconciler = reconcile.New(reconcile.Options{
 		DB: a.db, Log: a.log.With("part", "reconcile"), Now: a.now,
 		Facts: reconcile.Facts{
-			Gateway: s.WGGateway, AdminHosts: s.adminHosts, TrustedProxies: s.TrustedProxies,
+			Gateway: s.WGGateway, Subnets: a.subnets, AdminHosts: s.adminHosts, TrustedProxies: s.TrustedProxies,
 			Exit: s.Exit, ExitPrivate: s.ExitPrivate,
 		},
 		Netstack: a.tunnel, DNS: a.resolver, L4: a.forwarder, Proxy: a.proxy,

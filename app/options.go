@@ -42,6 +42,7 @@ type Options struct {
 	WGPort       uint16       `name:"wg-port" env:"GC_WG_PORT" default:"51820" help:"UDP port of WireGuard."`
 	WGSubnet     netip.Prefix `name:"wg-subnet" env:"GC_WG_SUBNET" default:"10.8.0.0/24" help:"IPv4 network of the tunnel."`
 	WGGateway    netip.Addr   `name:"wg-gateway-ip" env:"GC_WG_GATEWAY_IP" default:"10.8.0.1" help:"This server's address in it."`
+	WGSubnet6    string       `name:"wg-subnet6" env:"GC_WG_SUBNET6" help:"IPv6 network of the tunnel beside it, such as fd12:3456:789a::/64, or auto; without it there is no IPv6."`
 	WGDNS        string       `name:"wg-dns" env:"GC_WG_DNS" placeholder:"the gateway address" help:"Resolvers written into client configs."`
 	WGAllowedIPs string       `name:"wg-allowed-ips" env:"GC_WG_ALLOWED_IPS" default:"0.0.0.0/0" help:"AllowedIPs written into client configs."`
 	WGKeepalive  uint16       `name:"wg-persistent-keepalive" env:"GC_WG_PERSISTENT_KEEPALIVE" default:"25" help:"Keepalive seconds of new peers, 0 is off."`
@@ -73,6 +74,9 @@ const (
 	fallbackHTTPS = ":8443"
 )
 
+// minMTU6 is what IPv6 needs (RFC 8200 section 5).
+const minMTU6 = 1280
+
 // placeholderHost is the default of GC_WG_HOST, with which no client connects.
 const placeholderHost = "gate.example.com"
 
@@ -82,7 +86,7 @@ type settings struct {
 	baseURL    *url.URL
 	adminHosts []string // normalised
 	dns        []netip.Addr
-	allowedIPs string
+	allowedIPs []netip.Prefix
 	wgKey      model.PrivateKey // zero: none brought
 }
 
@@ -118,6 +122,14 @@ func (s *settings) checkNetwork(bad *model.Invalids) {
 	} else if s.WGSubnet = s.WGSubnet.Masked(); !s.WGSubnet.Contains(s.WGGateway) || s.WGGateway == s.WGSubnet.Addr() {
 		bad.Add("GC_WG_GATEWAY_IP", "must be a host address inside GC_WG_SUBNET %s", s.WGSubnet)
 	}
+	if s.WGSubnet6 != "" {
+		if _, err := model.ParseSubnet6("GC_WG_SUBNET6", s.WGSubnet6, s.WGSubnet, model.PublicKey{}); err != nil {
+			bad.AddError(err)
+		}
+		if s.WGMTU < minMTU6 {
+			bad.Add("GC_WG_MTU", "must be at least %d with GC_WG_SUBNET6", minMTU6)
+		}
+	}
 	if _, err := netip.ParseAddr(s.WGHost); err != nil {
 		if host, ok := model.NormalizeHost(s.WGHost); !ok || model.HostPort([]byte(s.WGHost)) != 0 {
 			bad.Add("GC_WG_HOST", "must be a host name or an IP address, without a port")
@@ -132,16 +144,14 @@ func (s *settings) checkNetwork(bad *model.Invalids) {
 	if s.dns, err = model.ParseDNSList("GC_WG_DNS", s.WGDNS); err != nil {
 		bad.AddError(err)
 	}
-	var allowed []string
 	for part := range strings.SplitSeq(s.WGAllowedIPs, ",") {
 		p, err := netip.ParsePrefix(strings.TrimSpace(part))
 		if err != nil {
 			bad.Add("GC_WG_ALLOWED_IPS", "must be a comma-separated list of networks such as 0.0.0.0/0")
 			break
 		}
-		allowed = append(allowed, p.String())
+		s.allowedIPs = append(s.allowedIPs, p)
 	}
-	s.allowedIPs = strings.Join(allowed, ", ")
 	if s.WGPrivateKey != "" {
 		if s.wgKey, err = model.ParsePrivateKey(strings.TrimSpace(s.WGPrivateKey.Reveal())); err != nil {
 			bad.Add("GC_WG_PRIVATE_KEY", "%v", err)
@@ -181,6 +191,36 @@ func (s *settings) checkAdmin(bad *model.Invalids) {
 			bad.AddError(err)
 		}
 	}
+}
+
+// subnets are the networks of the tunnel of the server with this key.
+func (s *settings) subnets(server model.PublicKey) (model.Subnets, error) {
+	n := model.Subnets{V4: s.WGSubnet}
+	if s.WGSubnet6 == "" {
+		return n, nil
+	}
+	var err error
+	n.V6, err = model.ParseSubnet6("GC_WG_SUBNET6", s.WGSubnet6, s.WGSubnet, server)
+	return n, err
+}
+
+// clientNetworks is what client configs send into the tunnel: the configured
+// networks and, if none of those is of IPv6 although the tunnel has it, all of
+// that where they have all of IPv4, else the network of the tunnel.
+func (s *settings) clientNetworks(subnet6 netip.Prefix) string {
+	list := slices.Clone(s.allowedIPs)
+	is6 := func(p netip.Prefix) bool { return p.Addr().Is6() }
+	if subnet6.IsValid() && !slices.ContainsFunc(list, is6) {
+		if slices.Contains(list, netip.PrefixFrom(netip.IPv4Unspecified(), 0)) {
+			subnet6 = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+		}
+		list = append(list, subnet6)
+	}
+	texts := make([]string, len(list))
+	for i, p := range list {
+		texts[i] = p.String()
+	}
+	return strings.Join(texts, ", ")
 }
 
 // endpoint is what client configs name: the host and the port that the device

@@ -27,7 +27,7 @@ import (
 
 // Peer is a joined device.
 type Peer struct {
-	Addr netip.Addr // tunnel address
+	Addr netip.Addr // the first tunnel address
 	dev  *device.Device
 	net  *netstack.Net
 }
@@ -39,12 +39,12 @@ func Join(ctx context.Context, config string) (*Peer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("client config: %w", err)
 	}
-	inner, stack, err := netstack.CreateNetTUN([]netip.Addr{c.addr}, c.dns, c.mtu)
+	inner, stack, err := netstack.CreateNetTUN(c.addrs, c.dns, c.mtu)
 	if err != nil {
 		return nil, fmt.Errorf("network stack: %w", err)
 	}
 	dev := device.NewDevice(&gate{Device: inner}, conn.NewDefaultBind(), device.NewLogger(device.LogLevelSilent, ""))
-	p := &Peer{Addr: c.addr, dev: dev, net: stack}
+	p := &Peer{Addr: c.addrs[0], dev: dev, net: stack}
 	if err := dev.IpcSet(c.uapi.String()); err != nil {
 		p.Close()
 		return nil, fmt.Errorf("device: %w", err)
@@ -112,10 +112,10 @@ func (p *Peer) Lookup(ctx context.Context, host string) ([]string, error) {
 
 // config is what Join needs of a client config (wg-quick(8), wg(8)).
 type config struct {
-	addr netip.Addr
-	dns  []netip.Addr
-	mtu  int
-	uapi strings.Builder // the device part, as its configuration protocol spells it
+	addrs []netip.Addr
+	dns   []netip.Addr
+	mtu   int
+	uapi  strings.Builder // the device part, as its configuration protocol spells it
 }
 
 func parse(ctx context.Context, text string) (*config, error) {
@@ -131,7 +131,7 @@ func parse(ctx context.Context, text string) (*config, error) {
 			return nil, fmt.Errorf("%s: %w", strings.TrimSpace(key), err)
 		}
 	}
-	if !c.addr.IsValid() {
+	if len(c.addrs) == 0 {
 		return nil, fmt.Errorf("no Address")
 	}
 	return c, nil
@@ -140,9 +140,13 @@ func parse(ctx context.Context, text string) (*config, error) {
 func (c *config) set(ctx context.Context, key, value string) error {
 	switch key {
 	case "Address":
-		p, err := netip.ParsePrefix(value)
-		c.addr = p.Addr()
-		return err
+		for part := range strings.SplitSeq(value, ",") {
+			p, err := netip.ParsePrefix(strings.TrimSpace(part))
+			if err != nil {
+				return err
+			}
+			c.addrs = append(c.addrs, p.Addr())
+		}
 	case "DNS":
 		for part := range strings.SplitSeq(value, ",") {
 			a, err := netip.ParseAddr(strings.TrimSpace(part))

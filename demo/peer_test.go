@@ -8,7 +8,7 @@ import (
 
 const good = `[Interface]
 PrivateKey = AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=
-Address = 10.8.0.5/32
+Address = 10.8.0.5/32, fd00::5/128
 DNS = 10.8.0.1,10.8.0.2
 MTU = 1400
 
@@ -25,8 +25,8 @@ func TestParse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.addr.String() != "10.8.0.5" || len(c.dns) != 2 || c.mtu != 1400 {
-		t.Errorf("%v %v %d", c.addr, c.dns, c.mtu)
+	if len(c.addrs) != 2 || c.addrs[0].String() != "10.8.0.5" || c.addrs[1].String() != "fd00::5" || len(c.dns) != 2 || c.mtu != 1400 {
+		t.Errorf("%v %v %d", c.addrs, c.dns, c.mtu)
 	}
 	want := "private_key=" + strings.Repeat("01", 32) + "\npublic_key=" + strings.Repeat("02", 32) +
 		"\npreshared_key=" + strings.Repeat("03", 32) + "\nendpoint=127.0.0.1:51820\nallowed_ip=0.0.0.0/0\nallowed_ip=10.8.0.0/24\n" +
@@ -38,7 +38,7 @@ func TestParse(t *testing.T) {
 
 func TestParseNamesTheBadLine(t *testing.T) {
 	for _, c := range []struct{ name, old, bad, want string }{
-		{"no address", "Address = 10.8.0.5/32\n", "", "no Address"},
+		{"no address", "Address = 10.8.0.5/32, fd00::5/128\n", "", "no Address"},
 		{"bare address", "10.8.0.5/32", "10.8.0.5", "Address"},
 		{"short key", "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=", "AgIC", "PublicKey"},
 		{"resolver by name", "10.8.0.1,", "dns.example.com,", "DNS"},

@@ -41,7 +41,8 @@ func JoinForeign(t testing.TB, ns *Namespace, wireguardGo, config string) *Forei
 	// The control socket is found by the name of the interface on the whole
 	// machine, whatever the namespace.
 	p := &ForeignPeer{Namespace: ns, iface: fmt.Sprintf("w%d%s", os.Getpid()%100000, ns.Name[len(ns.Name)-1:])}
-	p.Addr = netip.MustParsePrefix(settings["Address"]).Addr()
+	addresses := strings.Split(settings["Address"], ", ")
+	p.Addr = netip.MustParsePrefix(addresses[0]).Addr()
 
 	file := filepath.Join(t.TempDir(), p.iface+".conf")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
@@ -57,10 +58,17 @@ func JoinForeign(t testing.TB, ns *Namespace, wireguardGo, config string) *Forei
 		return err
 	})
 	ns.Run(t, "wg", "setconf", p.iface, stripped)
-	ns.Run(t, "ip", "addr", "add", settings["Address"], "dev", p.iface)
+	for _, address := range addresses {
+		ns.Run(t, "ip", "addr", "add", address, "dev", p.iface)
+	}
 	ns.Run(t, "ip", "link", "set", "mtu", settings["MTU"], "up", "dev", p.iface)
 	for prefix := range strings.SplitSeq(settings["AllowedIPs"], ",") {
-		ns.Run(t, "ip", "route", "add", strings.TrimSpace(prefix), "dev", p.iface)
+		prefix := netip.MustParsePrefix(strings.TrimSpace(prefix))
+		family := "-4"
+		if prefix.Addr().Is6() {
+			family = "-6"
+		}
+		ns.Run(t, "ip", family, "route", "add", prefix.String(), "dev", p.iface)
 	}
 	return p
 }

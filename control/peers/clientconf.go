@@ -69,8 +69,12 @@ func (s *Service) configText(p *model.Peer, private, preshared model.PrivateKey,
 	for i, a := range dns {
 		resolvers[i] = a.String()
 	}
+	address := p.Address().String() + "/32"
+	if pair := t.pair(p); pair.IsValid() {
+		address += ", " + pair.String() + "/128"
+	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "[Interface]\nPrivateKey = %s\nAddress = %s/32\nDNS = %s\n", key, p.Address(), strings.Join(resolvers, ","))
+	fmt.Fprintf(&b, "[Interface]\nPrivateKey = %s\nAddress = %s\nDNS = %s\n", key, address, strings.Join(resolvers, ","))
 	if t.MTU > 0 {
 		fmt.Fprintf(&b, "MTU = %d\n", t.MTU)
 	}

@@ -59,6 +59,9 @@ func TestConfigText(t *testing.T) {
 			options: func(o *Options) {
 				o.Tunnel.DNS, o.Tunnel.Endpoint, o.Tunnel.AllowedIPs = dns("10.8.0.1", "1.1.1.1"), "[2001:db8::1]:51820", "0.0.0.0/0, ::/0"
 			}},
+		{name: "IPv6 in the tunnel", golden: "ipv6.conf", options: func(o *Options) {
+			o.Tunnel.Subnet6, o.Tunnel.AllowedIPs = netip.MustParsePrefix("fd00:8::/64"), "0.0.0.0/0, ::/0"
+		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var opts []func(*Options)

@@ -46,6 +46,7 @@ type Options struct {
 // Tunnel is what peers are told of the tunnel.
 type Tunnel struct {
 	Subnet     netip.Prefix // IPv4
+	Subnet6    netip.Prefix // zero: there is no IPv6 in the tunnel
 	Gateway    netip.Addr   // this server's tunnel address
 	Endpoint   string       // host:port at which clients reach this server
 	BaseURL    string       // where home gateways reach the API
@@ -68,6 +69,7 @@ type Service struct {
 // View is a peer and what is known of it.
 type View struct {
 	model.Peer
+	Address6 netip.Addr // invalid: none
 	Counters model.PeerCounters
 	Status   *model.PeerStatus // nil: not in the tunnel
 	Online   bool
@@ -81,7 +83,7 @@ type View struct {
 // checked: they end up in files that are read line by line.
 func New(o Options) *Service {
 	t := &o.Tunnel
-	t.Subnet = t.Subnet.Masked()
+	t.Subnet, t.Subnet6 = t.Subnet.Masked(), t.Subnet6.Masked()
 	t.BaseURL = strings.TrimRight(t.BaseURL, "/")
 	base, err := t.check()
 	if err != nil {
@@ -131,6 +133,11 @@ func (t *Tunnel) check() (base *url.URL, err error) {
 		return nil, fmt.Errorf("the base URL %q is not one", t.BaseURL)
 	}
 	return base, nil
+}
+
+// pair returns the IPv6 address of a peer, invalid if it has none.
+func (t *Tunnel) pair(p *model.Peer) netip.Addr {
+	return model.Subnets{V4: t.Subnet, V6: t.Subnet6}.Pair(p.Address())
 }
 
 // notGraphic is true for spaces and control characters.
@@ -184,7 +191,7 @@ func load(tx *store.Tx, id model.PeerID) (*model.Peer, error) {
 }
 
 func (s *Service) view(tx *store.Tx, p *model.Peer, status map[model.PublicKey]model.PeerStatus, now time.Time) (View, error) {
-	v := View{Peer: *p, Counters: model.PeerCounters{ID: p.ID}}
+	v := View{Peer: *p, Address6: s.o.Tunnel.pair(p), Counters: model.PeerCounters{ID: p.ID}}
 	c, err := store.Counters.Get(tx, p.ID)
 	if err != nil {
 		return v, err

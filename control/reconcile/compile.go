@@ -25,6 +25,7 @@ type Plan struct {
 // process runs.
 type Facts struct {
 	Gateway        netip.Addr     // this server's tunnel address
+	Subnets        model.Subnets  // of the tunnel
 	AdminHosts     []string       // normalised names of the admin host
 	TrustedProxies []netip.Prefix // whose X-Forwarded-* is believed
 	Exit           bool           // peers may reach the internet
@@ -77,11 +78,21 @@ func enabledRoutes(s *state, skip map[model.RouteID]error) []*model.Route {
 func compileNetstack(s *state, f *Facts, now time.Time) *netstack.Config {
 	c := &netstack.Config{Exit: netstack.Exit{Enabled: f.Exit, Private: f.ExitPrivate}}
 	c.Peers = make([]netstack.Peer, 0, len(s.peers))
+	var prefixes []netip.Prefix // of all peers, in one piece
+	if f.Subnets.V6.IsValid() {
+		prefixes = make([]netip.Prefix, 0, 2*len(s.peers))
+	}
 	for _, p := range s.peers {
 		if p.Live(now) {
+			allowed := p.AllowedIPs
+			if pair := f.Subnets.Pair(p.Address()); pair.IsValid() {
+				start := len(prefixes)
+				prefixes = append(append(prefixes, allowed...), netip.PrefixFrom(pair, 128))
+				allowed = prefixes[start:len(prefixes):len(prefixes)]
+			}
 			c.Peers = append(c.Peers, netstack.Peer{
 				Name: p.Name, PublicKey: p.PublicKey, PresharedKey: p.psk,
-				AllowedIPs: p.AllowedIPs, Keepalive: p.Keepalive, ServerPorts: companionPorts(p.Gateway),
+				AllowedIPs: allowed, Keepalive: p.Keepalive, ServerPorts: companionPorts(p.Gateway),
 				Isolated: p.Isolated, NoExit: p.NoExit, Trusted: p.Trusted,
 				ReceiveLimit: p.RateLimitUp / 8, SendLimit: p.RateLimitDown / 8,
 			})
@@ -100,15 +111,16 @@ func companionPorts(g *model.GatewayAccess) []uint16 {
 }
 
 func compileDNS(s *state, f *Facts, routes []*model.Route) *dns.Config {
-	c := &dns.Config{Address: f.Gateway}
+	gateway6 := f.Subnets.Pair(f.Gateway)
+	c := &dns.Config{Address: f.Gateway, Address6: gateway6}
 	c.Records = make([]dns.Record, 0, len(staticNames)+len(s.peers))
 	c.Domains = make([]string, 0, len(f.AdminHosts)+len(routes))
 	for _, name := range staticNames {
-		c.Records = append(c.Records, dns.Record{Name: name, Addr: f.Gateway})
+		c.Records = append(c.Records, dns.Record{Name: name, Addr: f.Gateway, Addr6: gateway6})
 	}
 	for _, p := range s.peers {
 		if p.Hostname != "" {
-			c.Records = append(c.Records, dns.Record{Name: p.Hostname, Addr: p.Address()})
+			c.Records = append(c.Records, dns.Record{Name: p.Hostname, Addr: p.Address(), Addr6: f.Subnets.Pair(p.Address())})
 		}
 	}
 	// An admin host may be an address or localhost.

@@ -136,6 +136,37 @@ func TestCompilePeers(t *testing.T) {
 	}
 }
 
+// With an IPv6 network every peer has an address in it, which names lead to.
+func TestCompileIPv6(t *testing.T) {
+	facts := testFacts
+	facts.Subnets = model.Subnets{V4: netip.MustParsePrefix("10.8.0.0/24"), V6: netip.MustParsePrefix("fd00:8::/64")}
+	s := testState()
+	s.peers = append(s.peers, testPeer(4, "10.8.0.10", func(p *model.Peer) {
+		p.AllowedIPs = append(p.AllowedIPs, netip.MustParsePrefix("192.168.5.0/24"))
+	}), testPeer(5, "10.9.0.1")) // from another subnet, once
+	plan := compile(s, &facts, nil, testNow)
+	var got []string
+	for _, p := range plan.Netstack.Peers {
+		got = append(got, fmt.Sprint(p.Name, p.AllowedIPs))
+	}
+	if want := []string{
+		"peer 3[10.8.0.9/32 fd00:8::9/128]", "peer 4[10.8.0.10/32 192.168.5.0/24 fd00:8::a/128]", "peer 5[10.9.0.1/32]",
+	}; !cmp.Equal(got, want) {
+		t.Error(cmp.Diff(want, got))
+	}
+	if plan.DNS.Address6 != netip.MustParseAddr("fd00:8::1") {
+		t.Errorf("this server is at %s", plan.DNS.Address6)
+	}
+	for _, r := range plan.DNS.Records {
+		if r.Addr6 != facts.Subnets.Pair(r.Addr) {
+			t.Errorf("%s is at %s and %s", r.Name, r.Addr, r.Addr6)
+		}
+	}
+	if again := compile(testState(), &testFacts, nil, testNow); len(again.Netstack.Peers[0].AllowedIPs) != 1 {
+		t.Error("the stored prefixes were written")
+	}
+}
+
 // TestRecompileEqualsCompile makes random changes and compiles only what they
 // concern: the plan must be the one that compiling everything gives.
 func TestRecompileEqualsCompile(t *testing.T) {
