@@ -2,14 +2,10 @@ package app_test
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -22,14 +18,8 @@ import (
 // TLS port of s.
 func trusting(t testing.TB, s *lab.Server) *http.Client {
 	t.Helper()
-	pem, err := os.ReadFile(filepath.Join(s.Dir, "ca.pem"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(pem)
 	tr := &http.Transport{
-		TLSClientConfig: &tls.Config{RootCAs: roots}, MaxIdleConnsPerHost: 16,
+		TLSClientConfig: trustIn(t, s.Dir), MaxIdleConnsPerHost: 16,
 		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, network, s.Addrs().HTTPS)
 		},

@@ -2,15 +2,11 @@ package app_test
 
 import (
 	"bytes"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -119,13 +115,7 @@ func newNarrow(t *testing.T) *narrow {
 	lab.EchoTCP(t, n.alpha.Namespace, n.alpha.Addr.String()+":7000")
 	lab.EchoTCP(t, n.world, "10.99.4.2:7000")
 	serveHTTPEcho(t, n.alpha.Namespace, n.alpha.Addr.String()+":8000")
-	pem, err := os.ReadFile(filepath.Join(dir, "ca.pem"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(pem)
-	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, DialContext: n.world.DialVia("10.99.4.1")}
+	transport := &http.Transport{TLSClientConfig: trustIn(t, dir), DialContext: n.world.DialVia("10.99.4.1")}
 	t.Cleanup(transport.CloseIdleConnections)
 	n.web = &http.Client{Transport: transport, Timeout: transferLimit}
 	return n

@@ -1,6 +1,8 @@
 package app_test
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"net/http"
 	"os"
@@ -45,4 +47,17 @@ func joinProcess(t testing.TB, api *lab.Client, name, endpoint string, ns *lab.N
 	api.Call(t, 200, "GET", fmt.Sprintf("/api/v1/peers/%d/config", created.Peer.ID), nil, &config)
 	config = endpointLine.ReplaceAllString(config, "Endpoint = "+endpoint)
 	return created.Peer.ID, lab.JoinForeign(t, ns, wireguardGo, config)
+}
+
+// trustIn is a TLS configuration of somebody who trusts the server's authority,
+// whose certificate is in the data directory dir.
+func trustIn(t testing.TB, dir string) *tls.Config {
+	t.Helper()
+	pem, err := os.ReadFile(filepath.Join(dir, "ca.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(pem)
+	return &tls.Config{RootCAs: roots}
 }
