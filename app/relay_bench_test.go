@@ -27,14 +27,6 @@ const relayWarmUp = 500 * time.Millisecond
 // what the kernel does in interrupts for it is in neither row.
 func BenchmarkPeerToPeer(b *testing.B) {
 	lab.NeedRoot(b, "ip", "wg", "wg-quick", "ping")
-	seconds := 2
-	if text, ok := os.LookupEnv("GC_PEERS_SECONDS"); ok {
-		n, err := strconv.Atoi(text)
-		if err != nil || n <= 0 {
-			b.Fatalf("GC_PEERS_SECONDS is no number of seconds: %q", text)
-		}
-		seconds = n
-	}
 	wireguardGo := lab.BuildWireGuardGo(b)
 	ours, kernel := newOwnRelay(b, wireguardGo), newKernelRelay(b, wireguardGo)
 	rows := []*relayRow{ours, kernel}
@@ -45,7 +37,7 @@ func BenchmarkPeerToPeer(b *testing.B) {
 			}
 			for b.Loop() {
 				for _, row := range rows {
-					row.measure(b, streams, time.Duration(seconds)*time.Second)
+					row.measure(b, streams, benchSeconds(b))
 				}
 				slices.Reverse(rows) // neither always follows the other
 			}
@@ -58,6 +50,20 @@ func BenchmarkPeerToPeer(b *testing.B) {
 			b.ReportMetric(0, "ns/op")
 		})
 	}
+}
+
+// benchSeconds is how long one row is measured at a time.
+func benchSeconds(b *testing.B) time.Duration {
+	b.Helper()
+	text, ok := os.LookupEnv("GC_PEERS_SECONDS")
+	if !ok {
+		return 2 * time.Second
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n <= 0 {
+		b.Fatalf("GC_PEERS_SECONDS is no number of seconds: %q", text)
+	}
+	return time.Duration(n) * time.Second
 }
 
 // relayRow is a host in the middle of two peers, and what it was measured to do.
