@@ -18,7 +18,7 @@ import (
 // row carries, so that what is compared is the cost of the same work.
 const (
 	datagramSize = 1200
-	datagramRate = 400_000_000 / 8 // bytes per second, all flows together
+	datagramRate = 200_000_000 / 8 // bytes per second, all flows together
 	datagramTick = time.Millisecond
 )
 

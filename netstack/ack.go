@@ -33,15 +33,11 @@ const (
 // wait, and so ends by itself.
 type acks struct {
 	mu         sync.Mutex
-	young, old map[ackKey]*ackFlow // seen in this ackAge, and in the one before
-	born       time.Time           // of young
-	waiting    []*ackFlow          // that hold one, or did when the timer last looked; each once
-	timer      *time.Timer         // nil until the first waits; runs while any is listed
+	young, old map[flowKey]*ackFlow // seen in this ackAge, and in the one before
+	born       time.Time            // of young
+	waiting    []*ackFlow           // that hold one, or did when the timer last looked; each once
+	timer      *time.Timer          // nil until the first waits; runs while any is listed
 }
-
-// ackKey is a flow of TCP: both addresses, of IPv4 with zeros behind them, and
-// both ports.
-type ackKey [2*16 + 4]byte
 
 type ackFlow struct {
 	sent   uint32    // the acknowledgement number that the peer has
@@ -62,18 +58,10 @@ const ackOptions = 12
 // every second full segment is told at once, as the RFC asks for.
 func (x *acks) pass(to *wireguard.Peer, pkt *stack.PacketBuffer, full uint32) bool {
 	ip, t := pkt.NetworkHeader().Slice(), pkt.TransportHeader().Slice()
-	var key ackKey
-	switch {
-	case len(t) < tcpHeader:
-		return true
-	case len(ip) == ipv4Header && ip[9] == protoTCP:
-		copy(key[:], ip[12:20])
-	case len(ip) == ipv6Header && ip[6] == protoTCP:
-		copy(key[:], ip[8:40])
-	default:
+	if len(t) < tcpHeader || !(len(ip) == ipv4Header && ip[9] == protoTCP || len(ip) == ipv6Header && ip[6] == protoTCP) {
 		return true
 	}
-	copy(key[32:], t[:4])
+	key := keyOf(packetAddresses(ip), t)
 	number, flags := binary.BigEndian.Uint32(t[8:]), t[13]
 	data := pkt.Size() > len(ip)+len(t)
 
@@ -110,9 +98,9 @@ func (x *acks) pass(to *wireguard.Peer, pkt *stack.PacketBuffer, full uint32) bo
 }
 
 // find returns what is known of a flow, nil if nothing is. mu is held.
-func (x *acks) find(key ackKey, now time.Time) *ackFlow {
+func (x *acks) find(key flowKey, now time.Time) *ackFlow {
 	if now.Sub(x.born) > ackAge {
-		x.young, x.old, x.born = make(map[ackKey]*ackFlow), x.young, now
+		x.young, x.old, x.born = make(map[flowKey]*ackFlow), x.young, now
 	}
 	f := x.young[key]
 	if f == nil && len(x.old) > 0 && len(x.young) < maxAckFlows {

@@ -1,7 +1,6 @@
 package netstack
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -162,14 +161,6 @@ func readEndpoint(ep tcpip.Endpoint, b []byte) (n int, err error, empty bool) {
 		return 0, io.EOF, false
 	}
 	return 0, errors.New(terr.String()), false
-}
-
-// writeDatagram writes one datagram to a connected endpoint, or drops it if
-// the stack has no room.
-func writeDatagram(ep tcpip.Endpoint, b []byte) {
-	var r bytes.Reader
-	r.Reset(b)
-	_, _ = ep.Write(&r, tcpip.WriteOptions{})
 }
 
 func stackError(op, network string, addr netip.AddrPort, terr tcpip.Error) error {

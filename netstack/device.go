@@ -60,9 +60,9 @@ type Options struct {
 	PublicAddrs []netip.Addr
 
 	// DialExit opens the connections of the exit, network "tcp", "udp" or "icmp".
-	// Every address is judged before it is asked. Nil dials from this host. What
-	// it returns for "icmp" carries whole ICMP echo messages in datagrams, whose
-	// identifier is its local port, and is opened without waiting.
+	// Every address is judged before it is asked. Nil dials from this host. All but
+	// "tcp" are opened without waiting. What it returns for "icmp" carries whole
+	// ICMP echo messages in datagrams, whose identifier is its local port.
 	DialExit func(ctx context.Context, network string, addr netip.AddrPort) (net.Conn, error)
 
 	// OnCut, if set, is told by Commit of addresses that their peer has lost, for
@@ -142,7 +142,7 @@ func New(o Options) (*Device, error) {
 	}
 	d.flights.writeSize = superPayload(o.MTU)
 	d.exit = newExit(d, o.PublicAddrs, o.DialExit)
-	d.hub.echo6 = d.exit.handleEcho6
+	d.hub.echo6, d.hub.datagram = d.exit.handleEcho6, d.exit.takeDatagram
 	d.wg, err = wireguard.New(wireguard.Options{Log: log, PrivateKey: o.PrivateKey, MTU: o.MTU, Receive: d.hub.receive})
 	if err != nil {
 		d.stack.Destroy()

@@ -57,9 +57,12 @@ type exit struct {
 
 	halfOpen, tcpFlows, udpFlows, echoFlows atomic.Int32
 
-	echoes echoes
+	echoes       echoes
+	associations associations
+	datagrams    atomic.Uint32 // to peers: numbers them
 
-	buffers sync.Pool // of *[copyBuffer]byte
+	buffers         sync.Pool // of *[copyBuffer]byte
+	datagramBuffers sync.Pool // of *[datagramBuffer]byte
 
 	mu     sync.Mutex
 	flows  map[*flow]struct{}
@@ -77,7 +80,7 @@ type flow struct {
 	cancel context.CancelFunc
 
 	mu   sync.Mutex
-	ep   tcpip.Endpoint // the peer's side; nil until the flow is accepted
+	ep   tcpip.Endpoint // the peer's side; nil until the flow is accepted, and for all but TCP
 	host net.Conn       // the destination's side; nil until it was dialed
 }
 
@@ -86,11 +89,13 @@ func newExit(d *Device, public []netip.Addr, dial func(context.Context, string, 
 		log: d.log, d: d, dial: dial, hosts: newHostAddrs(d.log, public), since: time.Now(),
 		udpIdle: udpIdle, udpIdleDNS: udpIdleDNS, echoIdle: echoIdle,
 		flows: make(map[*flow]struct{}), echoes: echoes{flows: make(map[echoKey]*echoFlow)},
+		associations: associations{flows: make(map[flowKey]*association)},
 	}
 	if e.dial == nil {
 		e.dial = e.dialHost
 	}
 	e.buffers.New = func() any { return new([copyBuffer]byte) }
+	e.datagramBuffers.New = func() any { return new([datagramBuffer]byte) }
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	// The forwarder's own bound silently drops, so ours, which refuses, comes first.
 	e.forward = tcp.NewForwarder(d.stack, tcpBufferInit, 2*maxHalfOpen, e.serveTCP)

@@ -7,7 +7,7 @@ import (
 	"syscall"
 
 	"gvisor.dev/gvisor/pkg/buffer"
-	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
@@ -112,14 +112,19 @@ func (e *exit) speaker6(addr netip.Addr) netip.Addr {
 	return addr
 }
 
-// sendICMP sends an ICMP message to a peer, in fragments if it has to be. It
-// writes the checksum of IPv6.
+// sendICMP sends an ICMP message to a peer. It writes the checksum of IPv6.
 func (e *exit) sendICMP(from, to netip.Addr, tos uint8, message []byte) {
-	proto := header.ICMPv4ProtocolNumber
 	if to.Is6() {
-		proto = header.ICMPv6ProtocolNumber
 		setChecksum6(message, append(from.AsSlice(), to.AsSlice()...))
+		e.sendPacket(from, to, protoICMPv6, tos, message)
+	} else {
+		e.sendPacket(from, to, protoICMP, tos, message)
 	}
+}
+
+// sendPacket sends something to a peer through the stack, which makes fragments
+// of what is too large.
+func (e *exit) sendPacket(from, to netip.Addr, proto, tos uint8, message []byte) {
 	r, terr := e.d.stack.FindRoute(nicID, toStack(from), toStack(to), protocolOf(to), false)
 	if terr != nil {
 		return
@@ -130,7 +135,7 @@ func (e *exit) sendICMP(from, to netip.Addr, tos uint8, message []byte) {
 		Payload:            buffer.MakeWithData(message),
 	})
 	defer pkt.DecRef()
-	_ = r.WritePacket(stack.NetworkHeaderParams{Protocol: proto, TTL: icmpTTL, TOS: tos}, pkt)
+	_ = r.WritePacket(stack.NetworkHeaderParams{Protocol: tcpip.TransportProtocolNumber(proto), TTL: defaultTTL, TOS: tos}, pkt)
 }
 
 // quotePacket returns the beginning of a packet, as ICMP errors quote it.
@@ -145,12 +150,14 @@ func quotePacket(pkt *stack.PacketBuffer) []byte {
 }
 
 // hops returns how many routers the packet may still pass.
-func hops(pkt *stack.PacketBuffer) uint8 {
-	if network := pkt.NetworkHeader().Slice(); isIPv6(network) {
-		return network[7]
-	} else {
-		return network[8]
+func hops(pkt *stack.PacketBuffer) uint8 { return hopsOf(pkt.NetworkHeader().Slice()) }
+
+// hopsOf does the same for a packet as it is on the wire.
+func hopsOf(p []byte) uint8 {
+	if isIPv6(p) {
+		return p[7]
 	}
+	return p[8]
 }
 
 // quoteDatagram writes the headers of a datagram with size bytes of payload

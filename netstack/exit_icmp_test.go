@@ -639,6 +639,46 @@ func TestICMPSocket(t *testing.T) {
 	}
 }
 
+// Echo through the exit over the system's own sockets: loopback answers for the
+// world.
+func TestExitEcho6(t *testing.T) {
+	loopback := netip.IPv6Loopback()
+	c, err := dialICMP(loopback)
+	if err != nil {
+		t.Skip("needs ICMPv6 sockets: ", err)
+	}
+	_ = c.Close()
+	d, one, _ := dualRouter(t, func(o *Options) {
+		o.DialExit = func(context.Context, string, netip.AddrPort) (net.Conn, error) {
+			c, err := dialICMP(loopback)
+			if u, ok := c.(*net.UDPConn); ok {
+				c = connected{u, &net.UDPAddr{IP: loopback.AsSlice()}}
+			}
+			return c, err
+		}
+	})
+	for seq, size := range []int{0, 56, 1232} { // as much as takeMessage takes
+		data := bytes.Repeat([]byte{byte(size)}, size)
+		one.send(echoRequest6("fd00:8::2", "2606:4700::1111", 64, 77, uint16(seq), data))
+		h, m := takeMessage(t, one)
+		if netip.AddrFrom16(h.src) != netip.MustParseAddr("2606:4700::1111") || m[0] != icmp6EchoReply ||
+			binary.BigEndian.Uint16(m[4:]) != 77 || binary.BigEndian.Uint16(m[6:]) != uint16(seq) || !bytes.Equal(m[icmpHeader:], data) {
+			t.Errorf("%d bytes: %x", size, m)
+		}
+	}
+	if n := d.Status().Exit.EchoFlows; n != 1 {
+		t.Errorf("%d flows of one identifier", n)
+	}
+	bad := echoRequest6("fd00:8::2", "2606:4700::1111", 64, 78, 1, []byte("damaged"))
+	bad[len(bad)-1]++
+	one.send(bad, echoRequest6("fd00:8::2", "fd00:8::1", 64, 79, 1, nil))
+	if _, m := takeMessage(t, one); m[5] != 79 {
+		t.Errorf("a damaged request was answered: %x", m)
+	}
+	apply(t, d, Config{})
+	eventually(t, "end of the flow", func() bool { return d.Status().Exit == ExitStatus{} })
+}
+
 // Echo messages may hold anything. What is accepted keeps a right checksum
 // under another identifier.
 func FuzzEcho(f *testing.F) {

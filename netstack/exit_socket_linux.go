@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -98,6 +99,106 @@ func setTTL(c syscall.RawConn, addr netip.Addr, ttl uint8) {
 
 func setOption(c syscall.RawConn, level, option, value int) {
 	_ = c.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), level, option, value) })
+}
+
+// newJoinedRead has the system join datagrams that a UDP socket receives, if it
+// can. Kernels before 5.12, which cannot tell the option's value, have it with
+// faults; it stays off there.
+func newJoinedRead(c syscall.RawConn) *joinedRead {
+	_ = c.Control(func(fd uintptr) {
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_GRO, 1)
+		if _, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_GRO); err != nil {
+			_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_GRO, 0)
+		}
+	})
+	r := new(joinedRead)
+	r.msg.Iov, r.msg.Control = &r.data, &r.control[0]
+	r.msg.SetIovlen(1)
+	return r
+}
+
+// joinedRead is what one recvmsg call needs.
+type joinedRead struct {
+	data    unix.Iovec
+	msg     unix.Msghdr
+	control [64]byte // aligned by the pointers before it
+}
+
+// read reads once, without waiting: n bytes of datagrams of segment bytes each,
+// the last perhaps shorter. 0 is one datagram.
+func (r *joinedRead) read(fd uintptr, b []byte) (n, segment int, err error) {
+	r.data.Base = unsafe.SliceData(b)
+	r.data.SetLen(len(b))
+	r.msg.SetControllen(len(r.control))
+	got, _, errno := unix.RawSyscall(unix.SYS_RECVMSG, fd, uintptr(unsafe.Pointer(&r.msg)), unix.MSG_DONTWAIT)
+	r.data.Base = nil
+	if errno != 0 {
+		return 0, 0, errno
+	}
+	for control := r.control[:r.msg.Controllen]; len(control) >= unix.SizeofCmsghdr; {
+		header, data, rest, err := unix.ParseOneSocketControlMessage(control)
+		if err != nil {
+			break
+		}
+		if control = rest; header.Level == unix.IPPROTO_UDP && header.Type == unix.UDP_GRO && len(data) >= 4 {
+			segment = int(int32(binary.NativeEndian.Uint32(data)))
+		}
+	}
+	return int(got), segment, nil
+}
+
+// joinedWrite is what one sendmsg call needs that sends several datagrams.
+type joinedWrite struct {
+	data    [maxRun]unix.Iovec
+	msg     unix.Msghdr
+	control [32]byte // aligned by the pointers before it
+	once    func(fd uintptr)
+	errno   unix.Errno
+}
+
+func newJoinedWrite() *joinedWrite {
+	w := new(joinedWrite)
+	w.msg.Iov, w.msg.Control = &w.data[0], &w.control[0]
+	w.msg.SetControllen(unix.CmsgSpace(2))
+	h := (*unix.Cmsghdr)(unsafe.Pointer(&w.control[0]))
+	h.Level, h.Type = unix.IPPROTO_UDP, unix.UDP_SEGMENT
+	h.SetLen(unix.CmsgLen(2))
+	w.once = func(fd uintptr) {
+		for {
+			_, _, w.errno = unix.RawSyscall(unix.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(&w.msg)), unix.MSG_DONTWAIT)
+			if w.errno != unix.EINTR {
+				return
+			}
+		}
+	}
+	return w
+}
+
+// write sends datagrams, at most maxRun, all but the last of size bytes. It does
+// not wait.
+func (w *joinedWrite) write(c syscall.RawConn, list [][]byte, size int) error {
+	for i, b := range list {
+		w.data[i].Base = unsafe.SliceData(b)
+		w.data[i].SetLen(len(b))
+	}
+	w.msg.SetIovlen(len(list))
+	binary.NativeEndian.PutUint16(w.control[unix.CmsgLen(0):], uint16(size))
+	err := c.Control(w.once)
+	clear(w.data[:len(list)])
+	if err != nil {
+		return err
+	}
+	if w.errno != 0 {
+		return w.errno
+	}
+	return nil
+}
+
+// segmentsRefused says whether datagrams have to be sent one by one: the device
+// cannot compute checksums, or one is longer than the path takes, and can go in
+// fragments.
+func segmentsRefused(err error) bool {
+	return err == unix.EIO || err == unix.EOPNOTSUPP || err == unix.EINVAL || err == unix.EMSGSIZE
 }
 
 // receiveFrom reads a message and tells who sent it, without waiting.

@@ -1,9 +1,10 @@
 package netstack
 
 import (
-	"context"
+	"encoding/binary"
 	"errors"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -12,8 +13,8 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
-	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
-	"gvisor.dev/gvisor/pkg/waiter"
+
+	"gatecontrol/wireguard"
 )
 
 // A UDP flow ends after this long without a datagram in either direction. Most
@@ -24,8 +25,120 @@ const (
 	udpIdleDNS = 30 * time.Second
 )
 
-// handleUDP takes the datagrams that belong to no socket. False makes the stack
-// answer "port unreachable", as for a closed port.
+// flowKey is a flow of TCP or UDP: both addresses, of IPv4 with zeros behind
+// them, and both ports.
+type flowKey [2*16 + 4]byte
+
+// keyOf reads the key out of the addresses and ports of a packet.
+func keyOf(addresses, ports []byte) (k flowKey) {
+	copy(k[:32], addresses)
+	copy(k[32:], ports[:4])
+	return k
+}
+
+// associations are the UDP flows that are open.
+type associations struct {
+	mu    sync.RWMutex
+	flows map[flowKey]*association
+}
+
+func (s *associations) find(key flowKey) *association {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.flows[key]
+}
+
+// association is one UDP flow. Datagrams pass the stack by: those of the peer
+// are written to this host's socket where they arrive, those of the socket by
+// the goroutine of the flow.
+type association struct {
+	exit *exit
+	flow *flow
+	key  flowKey
+	idle time.Duration
+
+	last atomic.Int64 // when a datagram passed: time since the exit was made
+	size atomic.Int32 // of the peer's last datagram
+
+	mu   sync.Mutex // of writing
+	host *datagramWriter
+
+	answered bool // of the reading goroutine: a datagram has come back
+}
+
+// udpRun collects what the datagrams of one batch bring for one flow, to be
+// written in one call. It is for one goroutine and keeps nothing of a batch.
+type udpRun struct {
+	a       *association // nil: nothing is collected
+	n, size int          // payloads, bytes of the first
+	total   int          // bytes
+	data    [maxRun][]byte
+}
+
+// Bounds of a run: datagrams, and bytes with the headers that the system adds,
+// so that one call takes them.
+const (
+	maxRun      = 64
+	maxRunBytes = 65000
+)
+
+// add collects one more payload, and writes what was collected if it cannot go
+// together: all of a run have one size, but the last may be shorter. Empty ones,
+// which the system would not find in a run, go alone.
+func (r *udpRun) add(a *association, payload []byte) {
+	if r.a != nil && (r.a != a || r.n == maxRun || len(payload) > r.size || len(payload) == 0 ||
+		r.total != r.n*r.size || r.total+len(payload) > maxRunBytes) {
+		r.flush()
+	}
+	if r.a == nil {
+		r.a, r.size = a, len(payload)
+	}
+	r.data[r.n] = payload
+	r.n++
+	r.total += len(payload)
+}
+
+// flush writes what was collected.
+func (r *udpRun) flush() {
+	a := r.a
+	if a == nil {
+		return
+	}
+	data := r.data[:r.n]
+	r.a, r.n, r.total = nil, 0, 0
+	a.touch()
+	a.size.Store(int32(len(data[len(data)-1])))
+	a.send(data, r.size)
+	clear(data)
+}
+
+// takeDatagram collects a UDP datagram of a peer to the outside, which v has said
+// to be whole. It reports false if the stack has to see to it: it refuses, or
+// hands over what is for this host.
+func (e *exit) takeDatagram(r *udpRun, t *table, packet []byte, v verdict) bool {
+	payload, ok := datagramPayload(packet, v.header)
+	if !ok {
+		return true // damaged
+	}
+	key := keyOf(packetAddresses(packet), packet[v.header:])
+	a := r.a
+	if a == nil || a.key != key {
+		if a = e.associations.find(key); a == nil || a.flow.from != v.from.identity || !a.flow.alive() {
+			src, dst := packetEnds(packet, v.header)
+			if _, ruling := e.judge(t, src.Addr(), dst.Addr()); ruling != allowed {
+				return false
+			}
+			if a = e.associate(v.from, key, src, dst, hopsOf(packet), packet); a == nil {
+				return true
+			}
+		}
+	}
+	r.add(a, payload)
+	return true
+}
+
+// handleUDP takes from the stack the datagrams that belong to no socket. False
+// makes it answer "port unreachable", as for a closed port.
 func (e *exit) handleUDP(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
 	src := addrPort(tcpip.FullAddress{Addr: id.RemoteAddress, Port: id.RemotePort})
 	dst := addrPort(tcpip.FullAddress{Addr: id.LocalAddress, Port: id.LocalPort})
@@ -40,122 +153,74 @@ func (e *exit) handleUDP(id stack.TransportEndpointID, pkt *stack.PacketBuffer) 
 	if v != allowed {
 		return false
 	}
-	ttl := hops(pkt)
-	if ttl <= 1 {
-		e.refuse(errorHops, quotePacket(pkt))
-		return true
+	// It came in fragments.
+	network := pkt.NetworkHeader().Slice()
+	key := keyOf(packetAddresses(network), pkt.TransportHeader().Slice())
+	a := e.associations.find(key)
+	if a == nil || a.flow.from != p.identity || !a.flow.alive() {
+		a = e.associate(p, key, src, dst, hopsOf(network), quotePacket(pkt))
+	}
+	if a != nil {
+		var r udpRun
+		r.add(a, pkt.Data().AsRange().ToSlice())
+		r.flush()
+	}
+	return true
+}
+
+// associate opens a flow. It returns nil if there can be none now, and tells the
+// peer why if that is about the destination: quote is the beginning of the packet
+// that asks for it.
+func (e *exit) associate(p *peer, key flowKey, src, dst netip.AddrPort, hops uint8, quote []byte) *association {
+	if hops <= 1 {
+		e.refuse(errorHops, quote)
+		return nil
 	}
 	if !acquire(&e.udpFlows, &p.udpFlows, maxUDPFlows, maxUDPFlowsPeer) {
-		return true // dropped: the peer may try again
+		return nil // dropped: the peer may try again
 	}
 	ctx, f := e.open(p.identity, src, dst)
 	if f == nil {
 		release(&e.udpFlows, &p.udpFlows)
-		return true
+		return nil
 	}
-	a := &association{exit: e, flow: f, idle: e.udpIdle, ttl: ttl - 1}
-	a.size.Store(int32(pkt.Data().Size()))
+	host, err := e.dial(ctx, "udp", dst)
+	if err != nil || !f.setHost(host) {
+		release(&e.udpFlows, &p.udpFlows)
+		e.end(f)
+		if errno, ok := errors.AsType[syscall.Errno](err); ok {
+			if what, ok := localError(errno); ok {
+				e.refuse(what, quote)
+			}
+		}
+		return nil
+	}
+	a := &association{exit: e, flow: f, key: key, idle: e.udpIdle, host: newDatagramWriter(host)}
 	if dst.Port() == 53 {
 		a.idle = e.udpIdleDNS
 	}
-	// The socket is there when this returns, so that the next datagrams find
-	// it; this one is its first.
-	udp.NewForwarder(e.d.stack, a.accept).HandlePacket(id, pkt)
-	go a.run(ctx) // ends with the flow, which exit.wait waits for
-	return true
-}
-
-// association is one UDP flow. Its goroutine reads from the host's socket;
-// what the peer sends is written to it where the packet arrives.
-type association struct {
-	exit *exit
-	flow *flow
-	idle time.Duration
-	wq   waiter.Queue
-	ep   tcpip.Endpoint // nil if it could not be opened
-	ttl  uint8          // of its first datagram, for all: routes are traced with a flow each
-
-	last atomic.Int64 // when a datagram passed: time since the exit was made
-	size atomic.Int32 // of the peer's last datagram
-
-	mu   sync.Mutex // keeps the peer's datagrams in order
-	host *datagramWriter
-
-	answered bool // of the reading goroutine: a datagram has come back
-}
-
-// accept opens the peer's side.
-func (a *association) accept(r *udp.ForwarderRequest) {
-	if ep, terr := r.CreateEndpoint(&a.wq); terr == nil {
-		a.ep = ep
-	}
-}
-
-func (a *association) run(ctx context.Context) {
-	e, f := a.exit, a.flow
-	defer e.end(f)
-	defer release(&e.udpFlows, &f.from.udpFlows)
-	if a.ep == nil || !f.setEndpoint(a.ep) {
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	host, err := e.dial(ctx, "udp", f.dst)
-	cancel()
-	if errno, ok := errors.AsType[syscall.Errno](err); ok {
-		if what, ok := localError(errno); ok {
-			a.refuse(what)
-		}
-	}
-	if err != nil || !f.setHost(host) {
-		return
-	}
-	a.host = newDatagramWriter(host)
 	if a.host.raw != nil {
-		reportErrors(a.host.raw, f.dst.Addr())
-		setTTL(a.host.raw, f.dst.Addr(), a.ttl)
+		reportErrors(a.host.raw, dst.Addr())
+		setTTL(a.host.raw, dst.Addr(), hops-1) // for all: routes are traced with a flow each
 	}
 	a.touch()
-	entry := waiter.NewFunctionEntry(waiter.ReadableEvents, func(waiter.EventMask) { a.toHost() })
-	a.wq.EventRegister(&entry)
-	defer a.wq.EventUnregister(&entry)
-	a.toHost() // what came while dialing
-	a.fromHost(host)
+	e.associations.mu.Lock()
+	e.associations.flows[key] = a
+	e.associations.mu.Unlock()
+	go a.run(host) // ends with the flow, which exit.wait waits for
+	return a
 }
 
-// toHost sends what the peer has sent.
-func (a *association) toHost() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	buf := a.exit.buffers.Get().(*[copyBuffer]byte)
-	defer a.exit.buffers.Put(buf)
+// run sends to the peer what the destination answers, until nothing has passed
+// for the idle time or the flow ends.
+func (a *association) run(host net.Conn) {
+	e := a.exit
+	defer e.end(a.flow)
+	defer release(&e.udpFlows, &a.flow.from.udpFlows)
+	defer e.associations.forget(a)
+	from := e.newDatagramReader(host)
 	for {
-		n, err, empty := readEndpoint(a.ep, buf[:])
-		if err != nil || empty {
-			return
-		}
-		a.touch()
-		a.size.Store(int32(n))
-		a.send(buf[:n])
-	}
-}
-
-func (a *association) send(b []byte) {
-	err := a.host.write(b)
-	if isReported(err) { // about an earlier one, perhaps
-		a.takeErrors()
-		err = a.host.write(b)
-	}
-	if what, ok := localError(err); ok {
-		a.refuse(what)
-	}
-}
-
-// fromHost sends to the peer what the destination answers, until nothing has
-// passed for the idle time or the flow ends.
-func (a *association) fromHost(host net.Conn) {
-	from := a.exit.newReader(host, copyBuffer)
-	for {
-		left := a.idle - (time.Since(a.exit.since) - time.Duration(a.last.Load()))
+		left := a.idle - (time.Since(e.since) - time.Duration(a.last.Load()))
 		if left <= 0 || host.SetReadDeadline(time.Now().Add(left)) != nil {
 			return
 		}
@@ -165,18 +230,40 @@ func (a *association) fromHost(host net.Conn) {
 	}
 }
 
+func (s *associations) forget(a *association) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.flows[a.key] == a {
+		delete(s.flows, a.key)
+	}
+}
+
+// send writes payloads of the peer, all but the last of size bytes.
+func (a *association) send(payloads [][]byte, size int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	err := a.host.writeAll(payloads, size)
+	if isReported(err) { // about earlier ones, perhaps
+		a.takeErrors()
+		err = a.host.writeAll(payloads, size)
+	}
+	if what, ok := localError(err); ok {
+		a.exit.refuse(what, a.quote())
+	}
+}
+
 // pump sends answers to the peer until reading fails. A destination that has
 // never answered and refuses ends the flow: others may need its descriptor.
-func (a *association) pump(from *reader) error {
+func (a *association) pump(from *datagramReader) error {
 	for {
-		buf, n, err := from.next()
-		if err == nil {
+		buf, sizes, err := from.next()
+		if len(sizes) > 0 {
 			a.answered = true
 			a.touch()
-			writeDatagram(a.ep, buf[:n])
+			a.deliver(buf[:], sizes)
 		}
 		if buf != nil {
-			a.exit.buffers.Put(buf)
+			a.exit.datagramBuffers.Put(buf)
 		}
 		switch {
 		case isReported(err):
@@ -190,20 +277,139 @@ func (a *association) pump(from *reader) error {
 	}
 }
 
-// takeErrors tells the peer what routers and the destination have told.
-func (a *association) takeErrors() {
-	if a.host.raw != nil {
-		a.exit.takeErrors(a.host.raw, a.complain)
+// deliver sends datagrams of these sizes to the peer. They stand one behind the
+// other in buf.
+func (a *association) deliver(buf []byte, sizes []int) {
+	h, src := a.exit.d.hub, a.flow.src.Addr()
+	defer h.survive()
+	to := h.table.Load().lookup(src)
+	if to == nil || to.identity != a.flow.from || to.wg == nil {
+		h.filtered.Add(1)
+		return
+	}
+	ip := ipv4Header
+	if src.Is6() {
+		ip = ipv6Header
+	}
+	var b *wireguard.Burst
+	for i, n := range sizes {
+		payload := buf[:n]
+		buf = buf[n:]
+		size := ip + udpHeader + n
+		if size > h.mtu {
+			a.exit.sendPacket(a.flow.dst.Addr(), src, protoUDP, 0, a.appendDatagram(make([]byte, 0, size), payload))
+			continue
+		}
+		var room []byte
+		if b != nil {
+			room = b.Next(size)
+		}
+		if room == nil {
+			if b != nil {
+				b.Send()
+			}
+			want := size
+			if i < len(sizes)-1 {
+				want = wireguard.MaxBurst
+			}
+			b = to.wg.NewBurst(want)
+			room = b.Next(size)
+		}
+		if !allow(to.sending, size) {
+			b.Undo()
+			h.limited.Add(1)
+			continue
+		}
+		a.appendDatagram(a.appendIP(room[:0], udpHeader+len(payload)), payload)
+	}
+	if b != nil {
+		b.SendSoon(true)
 	}
 }
 
-// complain tells the peer of an error about its datagrams, as if it was about
-// the last one.
-func (a *association) complain(se *socketError) { a.exit.complain(se, a.quote()) }
+// appendIP writes the IP header of a packet to the peer with size bytes of
+// payload.
+func (a *association) appendIP(b []byte, size int) []byte {
+	src, dst := a.flow.dst.Addr(), a.flow.src.Addr()
+	if dst.Is6() {
+		return appendIPv6(b, 0, defaultTTL, protoUDP, src.As16(), dst.As16(), size)
+	}
+	start := len(b)
+	b = appendIPv4(b, 0, defaultTTL, protoUDP, word(src), word(dst), size)
+	setIPv4ID(b[start:], uint16(a.exit.datagrams.Add(1)))
+	return b
+}
 
-// refuse does the same of an error that this host has found.
-func (a *association) refuse(what icmpError) { a.exit.refuse(what, a.quote()) }
+// appendDatagram writes a datagram from the destination to the peer, with its
+// checksum.
+func (a *association) appendDatagram(b, payload []byte) []byte {
+	start := len(b)
+	b = binary.BigEndian.AppendUint16(b, a.flow.dst.Port())
+	b = binary.BigEndian.AppendUint16(b, a.flow.src.Port())
+	b = binary.BigEndian.AppendUint16(b, uint16(udpHeader+len(payload)))
+	b = append(append(b, 0, 0), payload...)
+	sum := a.sum().add(b[start:]).word(uint16(udpHeader + len(payload))).fold()
+	if sum != 0xffff { // a checksum of 0 would mean none
+		sum = ^sum
+	}
+	binary.BigEndian.PutUint16(b[start+6:], sum)
+	return b
+}
 
+// sum is of what the pseudo headers of all datagrams to the peer have in common.
+func (a *association) sum() onesSum {
+	src, dst := a.flow.dst.Addr().As16(), a.flow.src.Addr().As16()
+	if a.flow.src.Addr().Is4() {
+		return onesSum(0).add(src[12:]).add(dst[12:]).word(protoUDP)
+	}
+	return onesSum(0).add(src[:]).add(dst[:]).word(protoUDP)
+}
+
+// takeErrors tells the peer what routers and the destination have told.
+func (a *association) takeErrors() {
+	if a.host.raw != nil {
+		a.exit.takeErrors(a.host.raw, func(se *socketError) { a.exit.complain(se, a.quote()) })
+	}
+}
+
+// quote stands for the last datagram of the peer in errors about it.
 func (a *association) quote() []byte { return quoteDatagram(a.flow, int(a.size.Load())) }
 
 func (a *association) touch() { a.last.Store(int64(time.Since(a.exit.since))) }
+
+// datagramPayload returns what is in a UDP datagram, whose header is at the
+// offset. It reports false if that or the checksum is wrong.
+func datagramPayload(packet []byte, offset int) ([]byte, bool) {
+	d := packet[offset:]
+	if len(d) < udpHeader {
+		return nil, false
+	}
+	size := int(binary.BigEndian.Uint16(d[4:]))
+	if size < udpHeader || size > len(d) {
+		return nil, false
+	}
+	d = d[:size]
+	if d[6]|d[7] == 0 && !isIPv6(packet) { // only IPv4 allows none (RFC 8200 section 8.1)
+		return d[udpHeader:], true
+	}
+	sum := onesSum(0).add(packetAddresses(packet)).add(d).word(protoUDP).word(uint16(size)).fold()
+	return d[udpHeader:], sum == 0xffff
+}
+
+// packetAddresses returns source and destination as they stand in a packet.
+func packetAddresses(p []byte) []byte {
+	if isIPv6(p) {
+		return p[8:40]
+	}
+	return p[12:20]
+}
+
+// packetEnds returns addresses and ports of a packet, whose transport header is
+// at the offset.
+func packetEnds(p []byte, offset int) (src, dst netip.AddrPort) {
+	a := packetAddresses(p)
+	from, _ := netip.AddrFromSlice(a[:len(a)/2])
+	to, _ := netip.AddrFromSlice(a[len(a)/2:])
+	ports := p[offset:]
+	return netip.AddrPortFrom(from, binary.BigEndian.Uint16(ports)), netip.AddrPortFrom(to, binary.BigEndian.Uint16(ports[2:]))
+}

@@ -15,12 +15,14 @@ const (
 	toPeer       // back out through WireGuard to another peer
 	toExit       // into the stack, whose forwarders dial, or refuse
 	toEcho       // to the exit, past the stack, which would answer it: ICMPv6 echo
+	toFlow       // to the exit, past the stack, which costs more: a whole UDP datagram
 )
 
 // verdict is what the filter says of one packet.
 type verdict struct {
 	way      way
 	fragment bool  // one of several fragments
+	header   int   // bytes before the transport header, for toFlow
 	from, to *peer // to is set for toPeer
 }
 
@@ -89,8 +91,13 @@ func (t *table) classify4(p []byte) (v verdict) {
 		return v.relayed(to, h.proto, h.offset, payload)
 	}
 	switch h.proto {
-	case protoTCP, protoUDP:
+	case protoTCP:
 		v.way = toExit
+	case protoUDP:
+		if v.way = toFlow; v.fragment {
+			v.way = toExit
+		}
+		v.header = h.length
 	case protoICMP:
 		// Echo, and errors about a flow through the exit (a smaller MTU on the
 		// peer's side), which the stack never answers. Of a fragment only the
@@ -132,6 +139,8 @@ func (t *table) classify6(p []byte) (v verdict) {
 	}
 	switch {
 	case !t.self.addr6.IsValid():
+	case h.proto == protoUDP && !v.fragment:
+		v.way, v.header = toFlow, h.length
 	case h.proto != protoICMPv6:
 		v.way = toExit
 	case v.fragment || len(payload) == 0: // the stack would answer an echo itself

@@ -60,11 +60,13 @@ func TestClassify(t *testing.T) {
 		{"any protocol to a peer", packet(plain, gateway, 47, make([]byte, 8)), toPeer},
 		{"to itself", datagram(plain, plain), drop},
 		{"to its own network", datagram(gateway, lan), drop},
-		{"from an isolated peer", datagram(isolated, plain), toExit},
-		{"to an isolated peer", datagram(plain, isolated), toExit},
+		{"from an isolated peer", datagram(isolated, plain), toFlow},
+		{"to an isolated peer", datagram(plain, isolated), toFlow},
 		{"ping to an isolated peer", packet(plain, isolated, protoICMP, []byte{8, 0, 0, 0}), toExit},
-		{"to the internet", datagram(plain, internet), toExit},
-		{"to nobody in the tunnel", datagram(plain, ip("10.8.0.99")), toExit},
+		{"to the internet", datagram(plain, internet), toFlow},
+		{"to nobody in the tunnel", datagram(plain, ip("10.8.0.99")), toFlow},
+		{"connection to the internet", tcpSYN(plain, internet, 443), toExit},
+		{"fragment to the internet", fragmentOf(udpDatagram(plain, internet, 5000, 4000), 1, 0, 1400), toExit},
 		{"ping to the internet", packet(plain, internet, protoICMP, []byte{8, 0, 0, 0}), toExit},
 		{"fragment of a ping to the internet", fragmentOf(packet(plain, internet, protoICMP, make([]byte, 3008)), 1, 1400, 2800), toExit},
 		{"echo reply to the internet", packet(plain, internet, protoICMP, []byte{0, 0, 0, 0}), drop},
@@ -177,10 +179,12 @@ func TestClassify6(t *testing.T) {
 		{"gateway's port", packet6("fd00:8::2", "fd00:8::4", protoUDP, 80), drop},
 		{"gateway's port on its network", packet6("fd00:8::2", "fd01::1", protoUDP, 80), drop},
 		{"to itself", udp("fd00:8::2", "fd00:8::2"), drop},
-		{"from an isolated peer", udp("fd00:8::3", "fd00:8::2"), toExit},
-		{"to an isolated peer", udp("fd00:8::2", "fd00:8::3"), toExit},
-		{"to the internet", udp("fd00:8::2", internet), toExit},
-		{"to nobody in the tunnel", udp("fd00:8::2", "fd00:8::99"), toExit},
+		{"from an isolated peer", udp("fd00:8::3", "fd00:8::2"), toFlow},
+		{"to an isolated peer", udp("fd00:8::2", "fd00:8::3"), toFlow},
+		{"to the internet", udp("fd00:8::2", internet), toFlow},
+		{"to nobody in the tunnel", udp("fd00:8::2", "fd00:8::99"), toFlow},
+		{"connection to the internet", message6("fd00:8::2", internet, protoTCP, make([]byte, tcpHeader)), toExit},
+		{"fragment to the internet", fragmentOf6(message6("fd00:8::2", internet, protoUDP, make([]byte, 4000)), 1, 0, 1400), toExit},
 		{"ping to the internet", icmp(internet, icmp6Echo), toEcho},
 		{"error to the internet", icmp(internet, icmp6TooBig), toExit},
 		{"echo reply to the internet", icmp(internet, icmp6EchoReply), drop},
@@ -281,7 +285,7 @@ func classified(t *testing.T, table *table, p []byte) {
 		if table.lookup(dst) != v.to || v.to == v.from || v.from.Isolated || v.to.Isolated {
 			t.Fatalf("from %s to peer %s", src, dst)
 		}
-	case toExit, toEcho:
+	case toExit, toEcho, toFlow:
 		if table.self.is(dst) || dst.Is6() && !table.self.addr6.IsValid() {
 			t.Fatalf("to the exit: %s", dst)
 		}

@@ -28,10 +28,13 @@ type hub struct {
 	table  *atomic.Pointer[table]
 	mtu    int // bytes
 	inject func(*stack.PacketBuffer)
-	echo6  func(packet []byte) // for the exit
 	icmp   *rate.Limiter
 	frags  fragments
 	spare  sync.Pool // of *batch
+
+	// What the exit takes without the stack.
+	echo6    func(packet []byte)
+	datagram func(r *udpRun, t *table, packet []byte, v verdict) (taken bool)
 
 	filtered  atomic.Uint64 // packets lost: refused
 	corrupted atomic.Uint64 // wrong checksum
@@ -43,13 +46,15 @@ type hub struct {
 type batch struct {
 	local     [][]byte // packets for the stack
 	relayed   *wireguard.Burst
+	outgoing  udpRun
 	coalescer coalescer
 }
 
-func newHub(log *slog.Logger, table *atomic.Pointer[table], mtu int) *hub {
+func newHub(log *slog.Logger, current *atomic.Pointer[table], mtu int) *hub {
 	return &hub{
-		log: log, table: table, mtu: mtu,
-		inject: func(pkt *stack.PacketBuffer) { pkt.DecRef() }, echo6: func([]byte) {},
+		log: log, table: current, mtu: mtu,
+		inject: func(pkt *stack.PacketBuffer) { pkt.DecRef() },
+		echo6:  func([]byte) {}, datagram: func(*udpRun, *table, []byte, verdict) bool { return true },
 		icmp:  rate.NewLimiter(icmpRate, icmpBurst),
 		spare: sync.Pool{New: func() any { return new(batch) }},
 	}
@@ -77,11 +82,13 @@ func (h *hub) receive(from *wireguard.Peer, packets [][]byte) {
 			h.relay(b, t, packet, v)
 		case v.way == toEcho:
 			h.echo(packet)
+		case v.way == toFlow && h.flow(b, t, packet, v):
 		default:
 			b.local = append(b.local, packet)
 		}
 	}
 	b.send()
+	h.flush(b)
 	if len(b.local) > 0 {
 		h.deliver(b)
 	}
@@ -110,6 +117,18 @@ func (h *hub) deliver(b *batch) {
 func (h *hub) echo(packet []byte) {
 	defer h.survive()
 	h.echo6(packet)
+}
+
+// flow gives a datagram to the exit. It reports false if it is for the stack.
+func (h *hub) flow(b *batch, t *table, packet []byte, v verdict) bool {
+	defer h.survive()
+	return h.datagram(&b.outgoing, t, packet, v)
+}
+
+// flush has the exit write what flow has left.
+func (h *hub) flush(b *batch) {
+	defer h.survive()
+	b.outgoing.flush()
 }
 
 // survive is deferred where packets are handled: a failure is counted, and the

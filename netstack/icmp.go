@@ -44,11 +44,12 @@ func (e icmpError) about(p []byte) (typ, code uint8) {
 // isIPv6 tells the family of a packet that passed the filter.
 func isIPv6(p []byte) bool { return p[0]>>4 == 6 }
 
-// Type of service and TTL of ICMP errors.
-const (
-	icmpTOS = 0xc0 // internetwork control (RFC 1812 section 4.3.2.5)
-	icmpTTL = 64
-)
+// icmpTOS is the type of service of ICMP errors: internetwork control (RFC 1812
+// section 4.3.2.5).
+const icmpTOS = 0xc0
+
+// defaultTTL is that of packets of this server, as common systems have it.
+const defaultTTL = 64
 
 // icmpQuote is how much of the offending packet an error quotes: as much as
 // fits in 576 bytes (RFC 1812 section 4.3.2.3), or in 1280 bytes of IPv6
@@ -97,13 +98,13 @@ func appendICMPError(b []byte, server *table, e icmpError, mtu int, p []byte) []
 	typ, code := e.about(p)
 	size := icmpHeader + min(len(p), quoteLimit(p))
 	if isIPv6(p) {
-		b = appendIPv6(b, icmpTOS, icmpTTL, protoICMPv6, server.server6, [16]byte(p[8:]), size)
+		b = appendIPv6(b, icmpTOS, defaultTTL, protoICMPv6, server.server6, [16]byte(p[8:]), size)
 		start := len(b)
 		b = appendErrorMessage(b, typ, code, mtu, p)
 		setChecksum6(b[start:], b[start-ipv6Header+8:start])
 		return b
 	}
-	b = appendIPv4(b, icmpTOS, icmpTTL, protoICMP, server.server4, binary.BigEndian.Uint32(p[12:]), size)
+	b = appendIPv4(b, icmpTOS, defaultTTL, protoICMP, server.server4, binary.BigEndian.Uint32(p[12:]), size)
 	return appendErrorMessage(b, typ, code, mtu, p)
 }
 
@@ -180,6 +181,13 @@ func setEchoID(m []byte, id uint16) {
 
 // checksum is the internet checksum (RFC 1071).
 func checksum(b []byte) uint16 { return ^onesSum(0).add(b).fold() }
+
+// setIPv4ID numbers a packet whose number is 0, and keeps its checksum right.
+func setIPv4ID(p []byte, id uint16) {
+	binary.BigEndian.PutUint16(p[4:], id)
+	sum := uint32(^binary.BigEndian.Uint16(p[10:])) + uint32(id)
+	binary.BigEndian.PutUint16(p[10:], ^uint16(sum+sum>>16))
+}
 
 // decrementTTL lowers the TTL of an IPv4 packet by one and keeps its checksum
 // right (RFC 1624): the word that holds the TTL falls by 0x100.

@@ -64,6 +64,81 @@ func (r *reader) next() (*[copyBuffer]byte, int, error) {
 	return r.buf, max(r.n, 0), r.err
 }
 
+// datagramBuffer is the size of the buffers for datagrams of this host's sockets:
+// room for the largest one behind others that came with it.
+const datagramBuffer = 2 * copyBuffer
+
+// datagramReader reads datagrams from a socket of this host into pooled buffers,
+// all that are there, and holds none while it waits. It is for one goroutine.
+type datagramReader struct {
+	exit *exit
+	conn net.Conn
+	raw  syscall.RawConn // nil if conn is no socket
+	one  *joinedRead
+	poll func(fd uintptr) bool
+
+	buf   *[datagramBuffer]byte
+	sizes []int // of the datagrams in buf
+	err   error
+}
+
+func (e *exit) newDatagramReader(c net.Conn) *datagramReader {
+	r := &datagramReader{exit: e, conn: c}
+	if s, ok := c.(syscall.Conn); ok {
+		if r.raw, _ = s.SyscallConn(); r.raw != nil {
+			r.one = newJoinedRead(r.raw)
+		}
+	}
+	r.poll = func(fd uintptr) bool {
+		r.buf = e.datagramBuffers.Get().(*[datagramBuffer]byte)
+		for used := 0; used <= len(r.buf)-copyBuffer && len(r.sizes) < maxRun; {
+			n, segment, err := r.one.read(fd, r.buf[used:][:copyBuffer])
+			if err == syscall.EINTR {
+				continue
+			}
+			if err != nil {
+				r.err = err
+				break
+			}
+			used += n
+			for ; n > segment && segment > 0; n -= segment {
+				r.sizes = append(r.sizes, segment)
+			}
+			r.sizes = append(r.sizes, n)
+		}
+		if r.err != syscall.EAGAIN {
+			return true
+		}
+		r.err = nil
+		if len(r.sizes) > 0 {
+			return true
+		}
+		e.datagramBuffers.Put(r.buf)
+		r.buf = nil
+		return false
+	}
+	return r
+}
+
+// next waits for datagrams. The buffer, if it is not nil, belongs to the caller,
+// who puts it back into the pool; there may be datagrams in it besides an error.
+// sizes is good until the next call.
+func (r *datagramReader) next() (buf *[datagramBuffer]byte, sizes []int, err error) {
+	r.buf, r.sizes, r.err = nil, r.sizes[:0], nil
+	if r.raw == nil {
+		r.buf = r.exit.datagramBuffers.Get().(*[datagramBuffer]byte)
+		n, err := r.conn.Read(r.buf[:copyBuffer])
+		if err == nil {
+			r.sizes = append(r.sizes, n)
+		}
+		return r.buf, r.sizes, err
+	}
+	if err := r.raw.Read(r.poll); err != nil {
+		r.err = err
+	}
+	return r.buf, r.sizes, r.err
+}
+
 // datagramWriter writes to a connected UDP socket without waiting: a datagram
 // that does not fit is lost, as on any router, rather than holding up the
 // peer's other packets. It is for one caller at a time.
@@ -73,6 +148,8 @@ type datagramWriter struct {
 	poll func(fd uintptr) bool
 	data []byte
 	err  error
+
+	several *joinedWrite // nil where the system takes one datagram at a time
 }
 
 func newDatagramWriter(c net.Conn) *datagramWriter {
@@ -85,6 +162,25 @@ func newDatagramWriter(c net.Conn) *datagramWriter {
 		return true
 	}
 	return w
+}
+
+// writeAll sends several datagrams, all but the last of size bytes, in one call if
+// the system takes that. What comes after a failure is lost.
+func (w *datagramWriter) writeAll(list [][]byte, size int) error {
+	if len(list) > 1 && w.raw != nil && w.several == nil {
+		w.several = newJoinedWrite()
+	}
+	if len(list) > 1 && w.several != nil {
+		if err := w.several.write(w.raw, list, size); !segmentsRefused(err) {
+			return err
+		}
+	}
+	for _, b := range list {
+		if err := w.write(b); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // write sends b. Errors are those of the system, so that a caller can tell
