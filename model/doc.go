@@ -8,6 +8,7 @@
 // The same word is used in code, API, interface and documentation.
 //
 //   - peer: a WireGuard device that may join the tunnel, known by its public key.
+//   - group: peers under one name, with switches that hold for all of them.
 //   - tunnel address: the IPv4 address of a peer inside the tunnel subnet; that of
 //     this server is the gateway address.
 //   - allowed IPs: prefixes whose packets belong to a peer, in both directions

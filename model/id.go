@@ -28,6 +28,7 @@ type Revision uint64
 
 func (id PeerID) String() string  { return strconv.FormatInt(int64(id), 10) }
 func (id RouteID) String() string { return strconv.FormatInt(int64(id), 10) }
+func (id GroupID) String() string { return strconv.FormatInt(int64(id), 10) }
 
 // Secret is a text that must not reach a log, an answer or an error. It prints
 // as [redacted] in every format verb and in JSON; Reveal returns the text.

@@ -88,6 +88,21 @@ func TestParsePeerName(t *testing.T) {
 	})
 }
 
+func TestParseGroupName(t *testing.T) {
+	check(t, "name", ParseGroupName, []parsed{
+		{"Home", "Home"}, {" im Büro \n", "im Büro"}, {"<a> & \"b\"", "<a> & \"b\""}, {"0", "0"},
+		{strings.Repeat("ü", 64), strings.Repeat("ü", 64)}, {strings.Repeat("a", 65), no},
+		{"", no}, {" \t", no}, {"a\nb", no}, {"a\x00b", no}, {"a\x7f", no}, {"a\u0085b", no},
+	})
+}
+
+func TestParseGroupColor(t *testing.T) {
+	check(t, "color", ParseGroupColor, []parsed{
+		{"", "#6b7280"}, {"#abc", "#abc"}, {"#ABCDEF", "#ABCDEF"}, {"#01234567", "#01234567"},
+		{"#ab", no}, {"#012345678", no}, {"abc", no}, {"#ggg", no}, {" #abc", no}, {"#abc\n", no}, {"red", no}, {"#abc;x", no},
+	})
+}
+
 func TestParseDescription(t *testing.T) {
 	check(t, "description", ParseDescription, []parsed{
 		{"", ""}, {" kept as it is ", " kept as it is "}, {strings.Repeat("ü", 255), strings.Repeat("ü", 255)}, {strings.Repeat("a", 256), no},
@@ -241,6 +256,7 @@ func FuzzParse(f *testing.F) {
 	}
 	parsers := map[string]func(string) (string, error){
 		"peer name": ParsePeerName, "host name": ParseHostname, "domain": ParseDomain, "tags": ParseTags, "description": ParseDescription,
+		"group": ParseGroupName, "color": ParseGroupColor,
 		"user name": func(s string) (string, error) { return ParseUsername("x", s) },
 		"target":    text(ParseTargetIP),
 		"ports":     text(func(s string) (PortRange, error) { return ParsePortRange("x", s) }),
@@ -264,8 +280,11 @@ func FuzzParse(f *testing.F) {
 			if err != nil {
 				continue
 			}
-			if name != "tags" && name != "description" && !oneLine.MatchString(got) {
+			if name != "tags" && name != "description" && name != "group" && !oneLine.MatchString(got) {
 				t.Errorf("%s: %q became %q", name, s, got)
+			}
+			if name == "group" && strings.ContainsFunc(got, unicode.IsControl) {
+				t.Errorf("group: %q", got)
 			}
 			if name == "tags" && (strings.ContainsAny(got, `<>"`) || strings.ContainsFunc(got, unicode.IsControl)) {
 				t.Errorf("tags: %q", got)

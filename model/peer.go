@@ -42,7 +42,8 @@ type Peer struct {
 	Description *string  `json:"description,omitempty"`
 	Type        PeerType `json:"type"`
 	Enabled     bool     `json:"enabled"`
-	User        UserID   `json:"user,omitempty"` // whose device it is, 0: nobody's
+	User        UserID   `json:"user,omitempty"`  // whose device it is, 0: nobody's
+	Group       GroupID  `json:"group,omitempty"` // 0: none
 
 	PublicKey    PublicKey `json:"public_key"`
 	PrivateKey   Sealed    `json:"private_key,omitempty"` // empty: the key never left its device
@@ -136,7 +137,7 @@ func ParsePeerName(s string) (string, error) {
 	return s, nil
 }
 
-// ParseDescription checks the free text beside a peer or route: at most 255
+// ParseDescription checks the free text beside a peer, group or route: at most 255
 // characters.
 func ParseDescription(s string) (string, error) {
 	if len([]rune(s)) > 255 {
