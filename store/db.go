@@ -90,7 +90,7 @@ func Open(o Options) (*DB, error) {
 		_ = db.intent.Close()
 		return nil, err
 	}
-	for _, step := range []func() error{db.migrate, db.checkSealer} {
+	for _, step := range []func() error{db.migrate, db.markSealer} {
 		if err := step(); err != nil {
 			_ = db.Close()
 			return nil, err

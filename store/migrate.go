@@ -18,14 +18,35 @@ type step func(*bbolt.Tx) error
 
 // The schema of a file is the number of steps that it has been through.
 var (
-	intentSteps  = []step{createIntent}
+	intentSteps  = []step{createIntent, addGroups}
 	historySteps = []step{createHistory}
 )
+
+// addGroups makes room for groups of peers. No peer is in one yet, so there is
+// nothing to index. A new file has the buckets from its first step.
+func addGroups(tx *bbolt.Tx) error {
+	for _, name := range []string{"groups", "groups.name", "peers.group"} {
+		if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
+}
 
 // SchemaVersion is the schema of the intent file that this program writes.
 func SchemaVersion() int { return len(intentSteps) }
 
 func (db *DB) migrate() error {
+	// What is refused is not to be upgraded before.
+	if _, err := schemaOf(db.intent, intentSteps); err != nil {
+		return err
+	}
+	if _, err := schemaOf(db.history, historySteps); err != nil {
+		return err
+	}
+	if err := db.checkSealer(); err != nil {
+		return err
+	}
 	if err := db.migrateFile(db.intent, intentSteps); err != nil {
 		return err
 	}
@@ -38,25 +59,31 @@ func (db *DB) migrate() error {
 	return checkBuckets(db.history, historyTables())
 }
 
+// schemaOf returns the schema of a file, and refuses one that steps do not reach.
+func schemaOf(b *bbolt.DB, steps []step) (have int, err error) {
+	if err := view(b, func(tx *Tx) error { have = int(tx.metaNumber(schemaKey)); return nil }); err != nil {
+		return 0, err
+	}
+	if have > len(steps) {
+		return 0, model.Failure(model.KindUnavailable, "%s was written by a newer version (schema %d, this one knows %d); run that version", b.Path(), have, len(steps))
+	}
+	return have, nil
+}
+
 // migrateFile takes the missing steps in one transaction, so that an
 // interrupted upgrade starts over, after a copy of what was there.
 func (db *DB) migrateFile(b *bbolt.DB, steps []step) error {
-	var have int
-	if err := view(b, func(tx *Tx) error { have = int(tx.metaNumber(schemaKey)); return nil }); err != nil {
+	have, err := schemaOf(b, steps)
+	if err != nil || have == len(steps) {
 		return err
 	}
-	switch {
-	case have > len(steps):
-		return model.Failure(model.KindUnavailable, "%s was written by a newer version (schema %d, this one knows %d); run that version", b.Path(), have, len(steps))
-	case have == len(steps):
-		return nil
-	case have > 0:
+	if have > 0 {
 		if err := copyFile(b, b.Path()+preMigration); err != nil {
 			return err
 		}
 		db.log.Info("upgrading the store", "file", b.Path(), "from", have, "to", len(steps), "copy", b.Path()+preMigration)
 	}
-	err := b.Update(func(btx *bbolt.Tx) error {
+	err = b.Update(func(btx *bbolt.Tx) error {
 		for n := have; n < len(steps); n++ {
 			if err := steps[n](btx); err != nil {
 				return fmt.Errorf("upgrade of %s to schema %d: %w", b.Path(), n+1, err)

@@ -20,7 +20,8 @@ import (
 	"gatecontrol/model"
 )
 
-// fixture is a file of a released schema in testdata.
+// fixture is a file of a released schema in testdata. Both files go by the number
+// of the intent schema.
 func fixture(file string, schema int) string {
 	name, ext := strings.TrimSuffix(file, ".db"), ".db"
 	return filepath.Join("testdata", fmt.Sprintf("%s-v%d%s", name, schema, ext))
@@ -36,9 +37,10 @@ func fixtureDir(t testing.TB, schema int) string {
 	return dir
 }
 
-// everything is one record of each kind, as the fixtures hold them. What a later
-// schema adds to a record is filled in by its step or stays empty.
-func everything(db *DB) error {
+// everything is one record of each kind that a schema has, as its fixture holds
+// them. What a later schema adds to a record is filled in by its step or stays
+// empty.
+func everything(db *DB, schema int) error {
 	at := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
 	text := func(s string) *string { return &s }
 	err := db.Update(context.Background(), func(tx *Tx) error {
@@ -56,6 +58,13 @@ func everything(db *DB) error {
 			AllowedIPs:   []netip.Prefix{netip.MustParsePrefix("10.8.0.2/32")}, DNS: []netip.Addr{netip.MustParseAddr("1.1.1.1")},
 			Keepalive: 25, Tags: "home, NAS", ExpiresAt: &at, Hostname: "nas", HostnameSource: model.HostnameAdmin, HostnameReportedAt: &at,
 			Gateway: &model.GatewayAccess{APIPort: 9876, ProxyPort: 8080, APITokenHash: "sha256:ab"}, CreatedAt: at, UpdatedAt: at,
+		}
+		if schema >= 2 {
+			group := model.Group{Name: "Home", Color: "#aabbcc", Description: "the house", Isolated: true, NoExit: true, CreatedAt: at}
+			if err := Groups.Insert(tx, &group); err != nil {
+				return err
+			}
+			peer.Group = group.ID
 		}
 		if err := Peers.Insert(tx, &peer); err != nil {
 			return err
@@ -118,7 +127,7 @@ func TestFixtures(t *testing.T) {
 	if *updateFixture {
 		dir := t.TempDir()
 		db := open(t, dir)
-		if err := everything(db); err != nil {
+		if err := everything(db, newest); err != nil {
 			t.Fatal(err)
 		}
 		if err := os.MkdirAll("testdata", 0o755); err != nil {
@@ -130,13 +139,13 @@ func TestFixtures(t *testing.T) {
 			}
 		}
 	}
-	fresh := open(t, t.TempDir())
-	if err := everything(fresh); err != nil {
-		t.Fatal(err)
-	}
-	want := dump(t, fresh)
 	for schema := 1; schema <= newest; schema++ {
 		t.Run(fmt.Sprint("from ", schema), func(t *testing.T) {
+			fresh := open(t, t.TempDir())
+			if err := everything(fresh, schema); err != nil {
+				t.Fatal(err)
+			}
+			want := dump(t, fresh)
 			db := open(t, fixtureDir(t, schema))
 			if got := dump(t, db); !maps.Equal(got, want) {
 				for _, k := range slices.Sorted(maps.Keys(want)) {
@@ -157,6 +166,9 @@ func TestFixtures(t *testing.T) {
 						t.Error("a table is empty")
 					}
 				}
+				if n := Groups.Len(tx); (n > 0) != (schema >= 2) {
+					t.Errorf("%d groups", n)
+				}
 				if p, err := Peers.Find(tx, "hostname", "nas"); err != nil || p == nil {
 					t.Errorf("the peer is not found by its host name: %v", err)
 				}
@@ -167,7 +179,11 @@ func TestFixtures(t *testing.T) {
 				if err != nil {
 					return err
 				}
-				p.Name, p.Hostname, p.User, p.ExpiresAt = "renamed", "", 0, nil
+				g := model.Group{Name: "later"}
+				if err := Groups.Insert(tx, &g); err != nil {
+					return err
+				}
+				p.Name, p.Hostname, p.User, p.Group, p.ExpiresAt = "renamed", "", 0, g.ID, nil
 				return Peers.Put(tx, p)
 			})
 			if _, err := os.Stat(filepath.Join(db.dir, IntentFile+preMigration)); (err == nil) != (schema < newest) {
@@ -177,8 +193,8 @@ func TestFixtures(t *testing.T) {
 	}
 }
 
-// secondStep is a step that a later schema could have.
-func secondStep(tx *bbolt.Tx) error {
+// nextStep is a step that a later schema could have.
+func nextStep(tx *bbolt.Tx) error {
 	_, err := tx.CreateBucket([]byte("later"))
 	return err
 }
@@ -191,19 +207,21 @@ func hasBucket(t testing.TB, b *bbolt.DB, name string) (ok bool) {
 	return ok
 }
 
-func schemaOf(t testing.TB, b *bbolt.DB) (n int) {
+func schema(t testing.TB, b *bbolt.DB) int {
 	t.Helper()
-	if err := view(b, func(tx *Tx) error { n = int(tx.metaNumber(schemaKey)); return nil }); err != nil {
+	n, err := schemaOf(b, make([]step, 99))
+	if err != nil {
 		t.Fatal(err)
 	}
 	return n
 }
 
 func TestInterruptedMigrationStartsOver(t *testing.T) {
-	dir := fixtureDir(t, 1)
+	newest := SchemaVersion()
+	dir := fixtureDir(t, newest)
 	db := open(t, dir)
 	before := dump(t, db)
-	steps := append(slices.Clone(intentSteps[:1]), secondStep)
+	steps := append(slices.Clone(intentSteps), nextStep)
 	broken := append(slices.Clone(steps), func(tx *bbolt.Tx) error {
 		if err := tx.DeleteBucket([]byte("peers")); err != nil {
 			return err
@@ -215,7 +233,7 @@ func TestInterruptedMigrationStartsOver(t *testing.T) {
 		if err == nil {
 			t.Error("a failed step was taken for done")
 		}
-		if schemaOf(t, db.intent) != 1 || hasBucket(t, db.intent, "later") || !maps.Equal(dump(t, db), before) {
+		if schema(t, db.intent) != newest || hasBucket(t, db.intent, "later") || !maps.Equal(dump(t, db), before) {
 			t.Error("half of a migration was kept")
 		}
 	}
@@ -228,7 +246,7 @@ func TestInterruptedMigrationStartsOver(t *testing.T) {
 		t.Error("the copy differs from what was there")
 	}
 
-	broken[2] = func(*bbolt.Tx) error { panic("killed") }
+	broken[newest+1] = func(*bbolt.Tx) error { panic("killed") }
 	func() {
 		defer func() { unfinished(fmt.Errorf("%v", recover())) }()
 		_ = db.migrateFile(db.intent, broken)
@@ -239,7 +257,7 @@ func TestInterruptedMigrationStartsOver(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if schemaOf(t, db.intent) != 2 || !hasBucket(t, db.intent, "later") || !maps.Equal(dump(t, db), before) {
+	if schema(t, db.intent) != newest+1 || !hasBucket(t, db.intent, "later") || !maps.Equal(dump(t, db), before) {
 		t.Error("the migration is not whole")
 	}
 }
@@ -275,7 +293,7 @@ func TestNewerSchemaIsRefused(t *testing.T) {
 // A schema is what the code says: a field that is renamed without a step would
 // be lost from every stored record.
 func TestRecordsDoNotLoseFields(t *testing.T) {
-	db := open(t, fixtureDir(t, 1))
+	db := open(t, fixtureDir(t, SchemaVersion()))
 	read(t, db, func(tx *Tx) error {
 		for p, err := range Peers.All(tx) {
 			if err != nil {

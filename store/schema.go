@@ -21,6 +21,7 @@ import (
 //	address     unique, tunnel address
 //	hostname    unique, lower case; only peers that have one
 //	user        those of one user
+//	group       members of one group
 //	expiry      enabled peers that expire, in the order of time (ExpiryKey)
 var Peers = Table[model.PeerID, model.Peer]{
 	name: "peers", class: Intent,
@@ -31,6 +32,7 @@ var Peers = Table[model.PeerID, model.Peer]{
 		{Name: "address", Unique: true, Keys: func(p *model.Peer) []string { return []string{p.Address().String()} }},
 		{Name: "hostname", Unique: true, Keys: func(p *model.Peer) []string { return some(p.Hostname) }},
 		{Name: "user", Keys: func(p *model.Peer) []string { return someID(int64(p.User)) }},
+		{Name: "group", Keys: func(p *model.Peer) []string { return someID(int64(p.Group)) }},
 		{Name: "expiry", Keys: func(p *model.Peer) []string {
 			if !p.Enabled || p.ExpiresAt == nil {
 				return nil
@@ -48,6 +50,17 @@ func ExpiryKey(t time.Time) string { return t.UTC().Format(expiryLayout) }
 
 // ExpiryTime is the inverse of ExpiryKey.
 func ExpiryTime(key string) (time.Time, error) { return time.Parse(expiryLayout, key) }
+
+// Groups are keyed by number; name is unique, in the order in which they are
+// listed. Case counts, as it does in GateControl, one of whose backups may hold
+// groups that differ in nothing else.
+var Groups = Table[model.GroupID, model.Group]{
+	name: "groups", class: Intent,
+	key: func(g *model.Group) *model.GroupID { return &g.ID },
+	indexes: []Index[model.Group]{
+		{Name: "name", Unique: true, Keys: func(g *model.Group) []string { return []string{g.Name} }},
+	},
+}
 
 // Routes are keyed by number.
 //
@@ -190,7 +203,7 @@ type bucketed interface{ buckets() [][]byte }
 
 // What each file holds, as the newest schema has it.
 func intentTables() []bucketed {
-	return []bucketed{&Peers, &Routes, &Users, &Sessions, &Tokens, &Lockouts, &Settings, &Secrets, &Counters, &Outbox}
+	return []bucketed{&Peers, &Groups, &Routes, &Users, &Sessions, &Tokens, &Lockouts, &Settings, &Secrets, &Counters, &Outbox}
 }
 
 func historyTables() []bucketed { return []bucketed{&Activity, &Traffic} }

@@ -141,18 +141,29 @@ func (s *Sealer) OpenKey(sealed model.Sealed) (model.PrivateKey, error) {
 // sealCheck is a known text, sealed once, that tells a wrong key at start.
 const sealCheck = "gatecontrol"
 
+// checkSealer refuses a key that is not the one of this store. It writes nothing.
 func (db *DB) checkSealer() error {
-	return db.Update(context.Background(), func(tx *Tx) error {
-		check, err := Secrets.Get(tx, "check")
-		if err != nil {
-			return err
+	return db.View(func(tx *Tx) error {
+		if tx.b.Bucket([]byte(Secrets.name)) == nil {
+			return nil // a new file, or one that checkBuckets refuses
 		}
-		if check == nil {
-			return Secrets.Put(tx, &SealedBlob{Name: "check", Sealed: db.sealer.Seal([]byte(sealCheck))})
+		check, err := Secrets.Get(tx, "check")
+		if err != nil || check == nil {
+			return err
 		}
 		if plain, err := db.sealer.Open(check.Sealed); err != nil || string(plain) != sealCheck {
 			return model.Failure(model.KindUnavailable, "the key in %s or GC_ENCRYPTION_KEY is not the one that sealed the secrets of this store; bring the right one back", KeyFile)
 		}
 		return nil
+	})
+}
+
+// markSealer leaves in a new store what checkSealer looks for.
+func (db *DB) markSealer() error {
+	return db.Update(context.Background(), func(tx *Tx) error {
+		if check, err := Secrets.Get(tx, "check"); err != nil || check != nil {
+			return err
+		}
+		return Secrets.Put(tx, &SealedBlob{Name: "check", Sealed: db.sealer.Seal([]byte(sealCheck))})
 	})
 }

@@ -197,16 +197,19 @@ func write(t testing.TB, path, text string) {
 }
 
 func TestWrongKeyIsRefused(t *testing.T) {
-	dir := usedDir(t)
-	before := otherFiles(t, dir, "")
-	o := testOptions(t, dir)
-	o.Sealer = testSealer(t, "5b")
-	_, err := Open(o)
-	wantUnavailable(t, err, KeyFile)
-	if otherFiles(t, dir, "") != before {
-		t.Error("something was written")
+	for name, dir := range map[string]string{"a store in use": usedDir(t), "one of an older schema": fixtureDir(t, 1)} {
+		t.Run(name, func(t *testing.T) {
+			before := otherFiles(t, dir, "")
+			o := testOptions(t, dir)
+			o.Sealer = testSealer(t, "5b")
+			_, err := Open(o)
+			wantUnavailable(t, err, KeyFile)
+			if otherFiles(t, dir, "") != before {
+				t.Error("something was written")
+			}
+			open(t, dir) // and nothing is locked
+		})
 	}
-	open(t, dir) // and nothing is locked
 }
 
 func FuzzSealer(f *testing.F) {
