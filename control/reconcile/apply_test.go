@@ -240,6 +240,7 @@ func TestBadRecordsAreLeftOut(t *testing.T) {
 
 	g.db.SetPrepare(nil) // stored by another version, or under other settings
 	good, gateway := newPeer(1, "10.8.0.5"), newPeer(2, "10.8.0.1")
+	good.Group = 99 // of which nobody knows what it said
 	broken := newPeer(3, "10.8.0.6")
 	broken.PresharedKey = "not sealed"
 	insert(good, gateway, broken)
@@ -275,7 +276,20 @@ func TestBadRecordsAreLeftOut(t *testing.T) {
 	if !g.incomplete() {
 		t.Error("nothing will try again")
 	}
+	if p := g.Plan().Netstack.Peers[0]; !p.Isolated || !p.NoExit {
+		t.Errorf("a member of a lost group may do everything: %+v", p)
+	}
 	insert(newPeer(4, "10.8.0.7")) // other writes go on
+	for _, group := range []model.GroupID{99, 0} {
+		good.Keepalive++
+		good.Group = group
+		if err := g.put(t, func(tx *store.Tx) error { return store.Peers.Put(tx, good) }); err != nil {
+			t.Errorf("changing a member of a lost group: %v", err)
+		}
+	}
+	if p := g.Plan().Netstack.Peers[0]; p.Isolated || p.NoExit {
+		t.Errorf("out of the lost group: %+v", p)
+	}
 	if err := g.put(t, func(tx *store.Tx) error {
 		bad[1].Enabled = false
 		return store.Routes.Put(tx, bad[1])
@@ -299,8 +313,12 @@ func TestDanglingReferencesAreRefused(t *testing.T) {
 	if err := g.Apply(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	p := testPeer(0, "10.8.0.5").Peer
+	group, p := &model.Group{Name: "home"}, testPeer(0, "10.8.0.5").Peer
 	if err := g.put(t, func(tx *store.Tx) error {
+		if err := store.Groups.Insert(tx, group); err != nil {
+			return err
+		}
+		p.Group = group.ID
 		if err := store.Peers.Insert(tx, p); err != nil {
 			return err
 		}
@@ -311,6 +329,15 @@ func TestDanglingReferencesAreRefused(t *testing.T) {
 	}
 	for name, f := range map[string]func(tx *store.Tx) error{
 		"a peer that a route needs": func(tx *store.Tx) error { _, err := store.Peers.Delete(tx, p.ID); return err },
+		"a group that has a member": func(tx *store.Tx) error { _, err := store.Groups.Delete(tx, group.ID); return err },
+		"a new peer of no group": func(tx *store.Tx) error {
+			return store.Peers.Insert(tx, testPeer(0, "10.8.0.6", func(p *model.Peer) { p.Name, p.PublicKey, p.Group = "b", model.PublicKey{2}, 99 }).Peer)
+		},
+		"a peer moved to no group": func(tx *store.Tx) error {
+			moved := *p
+			moved.Group = 99
+			return store.Peers.Put(tx, &moved)
+		},
 		"a route to no peer": func(tx *store.Tx) error {
 			return store.Routes.Insert(tx, &model.Route{Type: model.RouteHTTP, Enabled: true, Domain: "b.example.com", Target: model.Target{Peer: 99, Port: 80}})
 		},
@@ -347,12 +374,19 @@ func TestPanicGivesBack(t *testing.T) {
 func BenchmarkOneChange(b *testing.B) {
 	g := newGateway(b)
 	g.db.SetPrepare(nil)
+	group := &model.Group{Name: "every tenth"}
 	if err := g.put(b, func(tx *store.Tx) error {
+		if err := store.Groups.Insert(tx, group); err != nil {
+			return err
+		}
 		for i := range 10_000 {
 			addr := netip.AddrFrom4([4]byte{10, 9, byte(i >> 8), byte(i)})
 			p := testPeer(0, addr.String()).Peer
 			p.Name, p.PublicKey, p.Hostname = fmt.Sprint("peer ", i), model.NewPrivateKey().Public(), fmt.Sprint("h", i)
 			p.Keepalive = 0 // or the device would be busy calling 10,000 absent peers
+			if i%10 == 0 {
+				p.Group = group.ID
+			}
 			if err := store.Peers.Insert(tx, p); err != nil {
 				return err
 			}
@@ -400,6 +434,14 @@ func BenchmarkOneChange(b *testing.B) {
 		{"peer keepalive", peer(func(p *model.Peer) { p.Keepalive = uint16(n) })},
 		{"peer toggle", peer(func(p *model.Peer) { p.Enabled = !p.Enabled })},
 		{"peer hostname", peer(func(p *model.Peer) { p.Hostname = fmt.Sprint("x", n) })},
+		{"group name", func(tx *store.Tx) error {
+			group.Name = fmt.Sprint("group ", n)
+			return store.Groups.Put(tx, group)
+		}},
+		{"group isolated", func(tx *store.Tx) error {
+			group.Isolated = !group.Isolated
+			return store.Groups.Put(tx, group)
+		}},
 		{"route target", route(func(r *model.Route) { r.Target.Port++ })},
 		{"route toggle", route(func(r *model.Route) { r.Enabled = !r.Enabled })},
 	} {

@@ -90,10 +90,11 @@ func compileNetstack(s *state, f *Facts, now time.Time) *netstack.Config {
 				prefixes = append(append(prefixes, allowed...), netip.PrefixFrom(pair, 128))
 				allowed = prefixes[start:len(prefixes):len(prefixes)]
 			}
+			isolated, noExit := s.switches(p)
 			c.Peers = append(c.Peers, netstack.Peer{
 				Name: p.Name, PublicKey: p.PublicKey, PresharedKey: p.psk,
 				AllowedIPs: allowed, Keepalive: p.Keepalive, ServerPorts: companionPorts(p.Gateway),
-				Isolated: p.Isolated, NoExit: p.NoExit, Trusted: p.Trusted,
+				Isolated: isolated, NoExit: noExit, Trusted: p.Trusted,
 				ReceiveLimit: p.RateLimitUp / 8, SendLimit: p.RateLimitDown / 8,
 			})
 		}

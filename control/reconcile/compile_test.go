@@ -96,26 +96,36 @@ func TestCompileGolden(t *testing.T) {
 
 func TestCompilePeers(t *testing.T) {
 	full := model.Months{{Month: model.MonthOf(testNow), N: model.QuotaExceeded}}
+	member := func(p *model.Peer) { p.Group = 5 }
 	for _, c := range []struct {
 		name   string
 		change func(*model.Peer)
 		want   *netstack.Peer // but for what all peers have; nil: not in the tunnel
+		groups []*model.Group
 	}{
-		{"plain", func(*model.Peer) {}, &netstack.Peer{}},
-		{"bits become bytes", func(p *model.Peer) { p.RateLimitUp, p.RateLimitDown = 64_000, 100_000_000_000 },
-			&netstack.Peer{ReceiveLimit: 8000, SendLimit: 12_500_000_000}},
-		{"isolated", func(p *model.Peer) { p.Isolated = true }, &netstack.Peer{Isolated: true}},
-		{"no exit", func(p *model.Peer) { p.NoExit = true }, &netstack.Peer{NoExit: true}},
-		{"trusted", func(p *model.Peer) { p.Trusted = true }, &netstack.Peer{Trusted: true}},
-		{"quota used up", func(p *model.Peer) { p.QuotaBytes, p.QuotaMarks = 1, full }, nil},
-		{"quota used up, to be told", func(p *model.Peer) { p.QuotaBytes, p.QuotaMarks, p.QuotaAction = 1, full, model.QuotaNotify }, &netstack.Peer{}},
-		{"quota used up in another month", func(p *model.Peer) {
+		{name: "plain", change: func(*model.Peer) {}, want: &netstack.Peer{}},
+		{name: "bits become bytes", change: func(p *model.Peer) { p.RateLimitUp, p.RateLimitDown = 64_000, 100_000_000_000 },
+			want: &netstack.Peer{ReceiveLimit: 8000, SendLimit: 12_500_000_000}},
+		{name: "isolated", change: func(p *model.Peer) { p.Isolated = true }, want: &netstack.Peer{Isolated: true}},
+		{name: "no exit", change: func(p *model.Peer) { p.NoExit = true }, want: &netstack.Peer{NoExit: true}},
+		{name: "trusted", change: func(p *model.Peer) { p.Trusted = true }, want: &netstack.Peer{Trusted: true}},
+		{name: "quota used up", change: func(p *model.Peer) { p.QuotaBytes, p.QuotaMarks = 1, full }},
+		{name: "quota used up, to be told", change: func(p *model.Peer) { p.QuotaBytes, p.QuotaMarks, p.QuotaAction = 1, full, model.QuotaNotify }, want: &netstack.Peer{}},
+		{name: "quota used up in another month", change: func(p *model.Peer) {
 			p.QuotaBytes, p.QuotaMarks = 1, model.Months{{Month: "2026-02", N: model.QuotaExceeded}}
-		}, &netstack.Peer{}},
+		}, want: &netstack.Peer{}},
+		{name: "in a group", change: member, want: &netstack.Peer{}, groups: []*model.Group{{ID: 4, Isolated: true, NoExit: true}, {ID: 5}}},
+		{name: "in an isolated group", change: member, want: &netstack.Peer{Isolated: true}, groups: []*model.Group{{ID: 5, Isolated: true}}},
+		{name: "in a group without exit", change: member, want: &netstack.Peer{NoExit: true}, groups: []*model.Group{{ID: 5, NoExit: true}}},
+		{name: "a group takes nothing back", change: func(p *model.Peer) { p.Group, p.Isolated, p.NoExit = 5, true, true },
+			want: &netstack.Peer{Isolated: true, NoExit: true}, groups: []*model.Group{{ID: 5}}},
+		{name: "a peer and its group", change: func(p *model.Peer) { p.Group, p.Isolated, p.Trusted = 5, true, true },
+			want: &netstack.Peer{Isolated: true, NoExit: true, Trusted: true}, groups: []*model.Group{{ID: 5, NoExit: true}}},
+		{name: "in a group that cannot be read", change: member, want: &netstack.Peer{Isolated: true, NoExit: true}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := testPeer(4, "10.8.0.2", c.change)
-			got := compile(&state{peers: []*peer{p}}, &testFacts, nil, testNow).Netstack.Peers
+			got := compile(&state{peers: []*peer{p}, groups: c.groups}, &testFacts, nil, testNow).Netstack.Peers
 			var want []netstack.Peer
 			if c.want != nil {
 				c.want.Name, c.want.PublicKey, c.want.AllowedIPs, c.want.Keepalive = p.Name, p.PublicKey, p.AllowedIPs, p.Keepalive
@@ -218,13 +228,16 @@ func TestRecompileEqualsCompile(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if len(current.peers) == 0 || len(current.routes) == 0 {
+	if len(current.peers) == 0 || len(current.groups) == 0 || len(current.routes) == 0 {
 		t.Error("the changes left nothing to compare")
 	}
 }
 
-// randomChange adds, changes or deletes a peer or a route.
+// randomChange adds, changes or deletes a peer, a group or a route.
 func randomChange(tx *store.Tx, rnd *rand.Rand, s *state) error {
+	if rnd.IntN(5) == 0 {
+		return randomGroupChange(tx, rnd, s)
+	}
 	addr := netip.AddrFrom4([4]byte{10, 8, byte(1 + rnd.IntN(250)), byte(rnd.IntN(250))}).String()
 	switch n := rnd.IntN(6); {
 	case n == 0 || len(s.peers) < 3:
@@ -236,7 +249,7 @@ func randomChange(tx *store.Tx, rnd *rand.Rand, s *state) error {
 		if err != nil || p == nil {
 			return err
 		}
-		switch rnd.IntN(5) {
+		switch rnd.IntN(6) {
 		case 0:
 			p.Enabled = !p.Enabled
 		case 1:
@@ -247,6 +260,14 @@ func randomChange(tx *store.Tx, rnd *rand.Rand, s *state) error {
 			p.AllowedIPs = []netip.Prefix{netip.PrefixFrom(netip.MustParseAddr(addr), 32)}
 		case 4:
 			p.Keepalive++
+		case 5:
+			p.Group = 0
+			if len(s.groups) > 0 {
+				p.Group = s.groups[rnd.IntN(len(s.groups))].ID
+			}
+			if g, err := store.Groups.Get(tx, p.Group); err != nil || g == nil {
+				p.Group = 0
+			}
 		}
 		return ignoreDuplicate(store.Peers.Put(tx, p))
 	case n == 2:
@@ -289,6 +310,38 @@ func randomChange(tx *store.Tx, rnd *rand.Rand, s *state) error {
 		return ignoreDuplicate(store.Routes.Put(tx, r))
 	}
 	return ignoreDuplicate(store.Routes.Insert(tx, r))
+}
+
+func randomGroupChange(tx *store.Tx, rnd *rand.Rand, s *state) error {
+	if len(s.groups) < 3 {
+		return ignoreDuplicate(store.Groups.Insert(tx, &model.Group{Name: fmt.Sprint(rnd.Int()), Isolated: rnd.IntN(2) == 0}))
+	}
+	g, err := store.Groups.Get(tx, s.groups[rnd.IntN(len(s.groups))].ID)
+	if err != nil || g == nil {
+		return err
+	}
+	switch rnd.IntN(4) {
+	case 0:
+		g.Isolated = !g.Isolated
+	case 1:
+		g.NoExit = !g.NoExit
+	case 2:
+		g.Color = "#abc"
+	case 3:
+		members, err := store.Peers.FindAll(tx, "group", g.ID.String())
+		if err != nil {
+			return err
+		}
+		for _, p := range members {
+			p.Group = 0
+			if err := store.Peers.Put(tx, p); err != nil {
+				return err
+			}
+		}
+		_, err = store.Groups.Delete(tx, g.ID)
+		return err
+	}
+	return store.Groups.Put(tx, g)
 }
 
 // ignoreDuplicate takes a clash in a unique index for no change.

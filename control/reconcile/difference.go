@@ -5,8 +5,10 @@ import "gatecontrol/model"
 // difference is what a transaction changed, as far as planes can tell.
 type difference struct {
 	scope
-	routes    []model.RouteID // written or deleted
-	gonePeers []model.PeerID
+	routes     []model.RouteID // written or deleted
+	gonePeers  []model.PeerID
+	joined     []*peer // have another group than before
+	goneGroups []model.GroupID
 }
 
 // scope names the shares of a plan that have to be compiled anew. It may name
@@ -18,6 +20,9 @@ var everything = scope{true, true, true, true}
 // addPeer notes that a peer was what was is and becomes now; nil is absent.
 func (d *difference) addPeer(id model.PeerID, was, now *peer) {
 	d.netstack = true
+	if now != nil && now.Group != 0 && (was == nil || was.Group != now.Group) {
+		d.joined = append(d.joined, now)
+	}
 	switch {
 	case now == nil:
 		d.dns = true
@@ -29,6 +34,14 @@ func (d *difference) addPeer(id model.PeerID, was, now *peer) {
 		d.dns = d.dns || moved || was.Hostname != now.Hostname
 		d.l4 = d.l4 || moved
 		d.proxy = d.proxy || moved || was.Name != now.Name
+	}
+}
+
+// addGroup is the same for a group. Only its switches matter to a plane.
+func (d *difference) addGroup(id model.GroupID, was, now *model.Group) {
+	d.netstack = d.netstack || was == nil || now == nil || was.Isolated != now.Isolated || was.NoExit != now.NoExit
+	if now == nil {
+		d.goneGroups = append(d.goneGroups, id)
 	}
 }
 

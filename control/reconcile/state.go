@@ -9,13 +9,14 @@ import (
 	"gatecontrol/store"
 )
 
-// state is intent, decoded. Both lists are in the order of ids. It is never
+// state is intent, decoded. Its lists are in the order of ids. It is never
 // written once it is the current one: a transaction gets lists of its own that
 // share the records which it left alone, so that one change among 10,000 records
 // costs a copy of pointers.
 type state struct {
 	revision model.Revision
 	peers    []*peer
+	groups   []*model.Group
 	routes   []*model.Route
 	partial  bool // a stored peer is left out, because no plane would take it
 }
@@ -28,10 +29,25 @@ type peer struct {
 
 func (p *peer) compare(id model.PeerID) int { return cmp.Compare(p.ID, id) }
 
+func compareGroup(g *model.Group, id model.GroupID) int { return cmp.Compare(g.ID, id) }
+
 func compareRoute(r *model.Route, id model.RouteID) int { return cmp.Compare(r.ID, id) }
 
 // peer returns a peer, nil if there is none.
 func (s *state) peer(id model.PeerID) *peer { return find(s.peers, id, (*peer).compare) }
+
+// group returns a group, nil if there is none.
+func (s *state) group(id model.GroupID) *model.Group { return find(s.groups, id, compareGroup) }
+
+// switches reports whether a peer is isolated and whether it has no exit, by
+// itself or by its group. A group that cannot be read may have said either.
+func (s *state) switches(p *peer) (isolated, noExit bool) {
+	if p.Group == 0 {
+		return p.Isolated, p.NoExit
+	}
+	g := s.group(p.Group)
+	return p.Isolated || g == nil || g.Isolated, p.NoExit || g == nil || g.NoExit
+}
 
 // route returns a route, nil if there is none.
 func (s *state) route(id model.RouteID) *model.Route { return find(s.routes, id, compareRoute) }
@@ -72,6 +88,13 @@ func load(tx *store.Tx, sealer *store.Sealer) (s *state, unreadable []error) {
 		}
 		s.peers = append(s.peers, p)
 	}
+	for g, err := range store.Groups.All(tx) {
+		if err != nil {
+			unreadable = append(unreadable, err)
+			continue
+		}
+		s.groups = append(s.groups, g)
+	}
 	for r, err := range store.Routes.All(tx) {
 		if err != nil {
 			unreadable = append(unreadable, err)
@@ -93,7 +116,7 @@ func open(p *model.Peer, sealer *store.Sealer) (*peer, error) {
 // after returns the state that tx leads to from s, and what is different there.
 // Routes in skip count as absent before: no plane has them.
 func (s *state) after(tx *store.Tx, sealer *store.Sealer, skip map[model.RouteID]error) (*state, difference, error) {
-	next := &state{tx.Revision(), slices.Clone(s.peers), slices.Clone(s.routes), s.partial}
+	next := &state{tx.Revision(), slices.Clone(s.peers), slices.Clone(s.groups), slices.Clone(s.routes), s.partial}
 	var d difference
 	for _, c := range tx.Changes() {
 		switch c.Table {
@@ -109,6 +132,14 @@ func (s *state) after(tx *store.Tx, sealer *store.Sealer, skip map[model.RouteID
 			}
 			d.addPeer(id, s.peer(id), now)
 			next.peers = replace(next.peers, id, now, (*peer).compare)
+		case store.Groups.Name():
+			id := store.Groups.Key(c.Key)
+			now, err := store.Groups.Get(tx, id)
+			if err != nil {
+				return nil, d, err
+			}
+			d.addGroup(id, s.group(id), now)
+			next.groups = replace(next.groups, id, now, compareGroup)
 		case store.Routes.Name():
 			id := store.Routes.Key(c.Key)
 			now, err := store.Routes.Get(tx, id)
@@ -127,7 +158,8 @@ func (s *state) after(tx *store.Tx, sealer *store.Sealer, skip map[model.RouteID
 }
 
 // check refuses what d makes dangle, whoever wrote it. A route that was left out
-// because its peer cannot be read does not stand in the way of other changes.
+// because its peer cannot be read does not stand in the way of other changes, nor
+// does a group that cannot be read in that of changes of its members.
 func (s *state) check(d difference) error {
 	for _, id := range d.routes {
 		if r := s.route(id); r != nil && r.Enabled && s.orphaned(r) {
@@ -137,6 +169,16 @@ func (s *state) check(d difference) error {
 	for _, id := range d.gonePeers {
 		if i := slices.IndexFunc(s.routes, func(r *model.Route) bool { return r.Target.Peer == id }); i >= 0 {
 			return fmt.Errorf("route %d refers to peer %d, which is being deleted", s.routes[i].ID, id)
+		}
+	}
+	for _, p := range d.joined {
+		if s.group(p.Group) == nil {
+			return fmt.Errorf("peer %d refers to group %d, which does not exist", p.ID, p.Group)
+		}
+	}
+	for _, id := range d.goneGroups {
+		if i := slices.IndexFunc(s.peers, func(p *peer) bool { return p.Group == id }); i >= 0 {
+			return fmt.Errorf("peer %d refers to group %d, which is being deleted", s.peers[i].ID, id)
 		}
 	}
 	return nil
