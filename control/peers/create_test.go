@@ -67,6 +67,8 @@ func TestCreateFields(t *testing.T) {
 		{"tag with markup", `{"name":"a","tags":"<b>"}`, "tags", model.KindInvalid},
 		{"no group", `{"name":"a","group_id":0}`, "", 0},
 		{"empty group", `{"name":"a","group_id":""}`, "", 0},
+		{"null group", `{"name":"a","group_id":null}`, "", 0},
+		{"known group", `{"name":"a","group_id":"1"}`, "", 0},
 		{"unknown group", `{"name":"a","group_id":3}`, "group_id", model.KindInvalid},
 		{"known user", `{"name":"a","user_id":"1"}`, "", 0},
 		{"unknown user", `{"name":"a","user_id":99}`, "user_id", model.KindInvalid},
@@ -115,6 +117,7 @@ func TestCreateFields(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			b := newBench(t, "10.8.0.0/24")
 			b.write(t, func(tx *store.Tx) error { return store.Users.Insert(tx, &model.User{Username: "u"}) })
+			b.group(t, `{"name":"g"}`)
 			b.create(t, "taken", func(in *Input) { in.PublicKey = model.Value(fixedKey(3).Public().String()) })
 			before := len(b.events(t))
 			var in Input

@@ -95,8 +95,15 @@ func (in *Input) apply(tx *store.Tx, p *model.Peer, def *Tunnel, bad *model.Inva
 		}
 		p.Keepalive = uint16(n)
 	}
-	if in.GroupID.Value != 0 {
-		bad.Add("group_id", "there is no such group")
+	if in.GroupID.Set {
+		p.Group = model.GroupID(in.GroupID.Value)
+		if p.Group != 0 {
+			if g, err := store.Groups.Get(tx, p.Group); err != nil {
+				return err
+			} else if g == nil {
+				bad.Add("group_id", "there is no such group")
+			}
+		}
 	}
 	if in.UserID.Set {
 		p.User = model.UserID(in.UserID.Value)

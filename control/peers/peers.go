@@ -1,6 +1,6 @@
-// Package peers decides about peers: who may join the tunnel, under which name,
-// key and address, until when, and how much of the network is theirs. Of ours it imports model, store and
-// control/events.
+// Package peers decides about peers and their groups: who may join the tunnel,
+// under which name, key and address, until when, and how much of the network is
+// theirs. Of ours it imports model, store and control/events.
 package peers
 
 import (
