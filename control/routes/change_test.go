@@ -260,12 +260,25 @@ func TestPeers(t *testing.T) {
 	b := newBench(t)
 	key := model.PublicKey{1}
 	b.status = map[model.PublicKey]model.PeerStatus{key: {PublicKey: key, LastHandshake: noon}}
+	b.write(t, func(tx *store.Tx) error {
+		g := &model.Group{Name: "away"}
+		if err := store.Groups.Insert(tx, g); err != nil {
+			return err
+		}
+		off, err := store.Peers.Get(tx, 2)
+		if err != nil {
+			return err
+		}
+		off.Group = g.ID
+		return store.Peers.Put(tx, off)
+	})
 	for typ, want := range map[string]string{"": "nas off home", "regular": "nas off", "gateway": "home", "other": ""} {
 		list, err := b.Peers(t.Context(), typ)
 		var names []string
 		for _, p := range list {
 			names = append(names, p.Name)
-			if p.Online != (p.Name == "nas") || p.Enabled != (p.Name != "off") || !p.Addr.IsValid() {
+			if p.Online != (p.Name == "nas") || p.Enabled != (p.Name != "off") || !p.Addr.IsValid() ||
+				(p.Group == 1) != (p.Name == "off") || (p.GroupName == "away") != (p.Name == "off") {
 				t.Errorf("%+v", p)
 			}
 		}

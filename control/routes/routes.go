@@ -183,13 +183,15 @@ func (f *facts) view(tx *store.Tx, r *model.Route) (View, error) {
 
 // PeerChoice is a peer as a target of routes.
 type PeerChoice struct {
-	ID       model.PeerID
-	Name     string
-	Addr     netip.Addr // tunnel address
-	Enabled  bool
-	Online   bool
-	Type     model.PeerType
-	Hostname string
+	ID        model.PeerID
+	Name      string
+	Addr      netip.Addr // tunnel address
+	Enabled   bool
+	Online    bool
+	Type      model.PeerType
+	Group     model.GroupID // 0: none
+	GroupName string
+	Hostname  string
 }
 
 // Peers returns the peers of type typ, or all for "", that a route can lead to.
@@ -197,6 +199,10 @@ func (s *Service) Peers(ctx context.Context, typ string) (list []PeerChoice, err
 	f := s.facts()
 	list = []PeerChoice{}
 	err = s.o.DB.View(func(tx *store.Tx) error {
+		groups := make(map[model.GroupID]string)
+		for name, id := range store.Groups.Entries(tx, "name", "") {
+			groups[id] = name
+		}
 		for p, err := range store.Peers.All(tx) {
 			if err != nil || typ != "" && string(p.Type) != typ {
 				continue // one that cannot be read is no choice
@@ -204,7 +210,7 @@ func (s *Service) Peers(ctx context.Context, typ string) (list []PeerChoice, err
 			st, ok := f.status[p.PublicKey]
 			list = append(list, PeerChoice{
 				ID: p.ID, Name: p.Name, Addr: p.Address(), Enabled: p.Enabled,
-				Online: ok && st.Online(f.now), Type: p.Type, Hostname: p.Hostname,
+				Online: ok && st.Online(f.now), Type: p.Type, Group: p.Group, GroupName: groups[p.Group], Hostname: p.Hostname,
 			})
 		}
 		return nil
