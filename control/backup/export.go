@@ -20,6 +20,14 @@ func (d *Data) fill(tx *store.Tx) error {
 	}); err != nil {
 		return err
 	}
+	groups := make(map[model.GroupID]string)
+	if err := each(store.Groups.All(tx), func(g *model.Group) error {
+		groups[g.ID] = g.Name
+		d.PeerGroups = append(d.PeerGroups, group(g))
+		return nil
+	}); err != nil {
+		return err
+	}
 	peers := make(map[model.PeerID]string)
 	if err := each(store.Peers.All(tx), func(p *model.Peer) error {
 		peers[p.ID] = p.Name
@@ -27,7 +35,7 @@ func (d *Data) fill(tx *store.Tx) error {
 		if err != nil {
 			return err
 		}
-		d.Peers = append(d.Peers, peer(p, c, users[p.User]))
+		d.Peers = append(d.Peers, peer(p, c, groups[p.Group], users[p.User]))
 		if p.Gateway != nil {
 			d.GatewayMeta = append(d.GatewayMeta, gateway(p))
 		}
@@ -65,7 +73,14 @@ func each[V any](seq iter.Seq2[*V, error], f func(*V) error) error {
 	return nil
 }
 
-func peer(p *model.Peer, c *model.PeerCounters, owner string) Peer {
+func group(g *model.Group) Group {
+	return Group{
+		Name: g.Name, Color: g.Color, Description: orNull(g.Description), CreatedAt: datetime(g.CreatedAt),
+		Isolated: bit(g.Isolated), NoExit: bit(g.NoExit),
+	}
+}
+
+func peer(p *model.Peer, c *model.PeerCounters, group, owner string) Peer {
 	prefixes := make([]string, len(p.AllowedIPs))
 	for i, a := range p.AllowedIPs {
 		prefixes[i] = a.String()
@@ -83,7 +98,7 @@ func peer(p *model.Peer, c *model.PeerCounters, owner string) Peer {
 		HostnameSource:     orNull(string(p.HostnameSource)),
 		HostnameReportedAt: datetimeOrNull(p.HostnameReportedAt),
 		PeerType:           p.Type, CreatedAt: datetime(p.CreatedAt), UpdatedAt: datetime(p.UpdatedAt),
-		UserName: orNull(owner), RateLimitUp: p.RateLimitUp, RateLimitDown: p.RateLimitDown,
+		GroupName: orNull(group), UserName: orNull(owner), RateLimitUp: p.RateLimitUp, RateLimitDown: p.RateLimitDown,
 		QuotaBytes: p.QuotaBytes, QuotaAction: cmp.Or(p.QuotaAction, model.QuotaBlock),
 		Isolated: bit(p.Isolated), NoExit: bit(p.NoExit), Trusted: bit(p.Trusted),
 	}

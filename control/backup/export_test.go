@@ -55,8 +55,14 @@ func fill(t testing.TB, db *store.DB) {
 		if err := store.Users.Insert(tx, user); err != nil {
 			return err
 		}
+		group := &model.Group{Name: "House", Color: "#aabbcc", Description: "all floors", Isolated: true, NoExit: true, CreatedAt: noon}
+		for _, g := range []*model.Group{group, {Name: "empty", Color: model.DefaultGroupColor, CreatedAt: noon}} {
+			if err := store.Groups.Insert(tx, g); err != nil {
+				return err
+			}
+		}
 		nas := &model.Peer{
-			Name: "nas", Description: text("cellar"), Type: model.PeerRegular, Enabled: true, User: user.ID,
+			Name: "nas", Description: text("cellar"), Type: model.PeerRegular, Enabled: true, User: user.ID, Group: group.ID,
 			PublicKey: model.PublicKey{1}, PrivateKey: sealedPrivate, PresharedKey: sealedPreshared,
 			AllowedIPs: prefix("10.8.0.2/32"), DNS: []netip.Addr{ip("1.1.1.1"), ip("9.9.9.9")}, Keepalive: 25,
 			RateLimitUp: 1_000_000, RateLimitDown: 2_000_000, QuotaBytes: 5 << 30, QuotaAction: model.QuotaNotify, Isolated: true, NoExit: true, Trusted: true,
@@ -141,6 +147,7 @@ func TestExport(t *testing.T) {
 
 // columns are those that a file of version 4 has, by section.
 var columns = map[string]string{
+	"peer_groups": `name color description created_at`,
 	"peers": `name description public_key private_key_encrypted preshared_key_encrypted allowed_ips endpoint dns persistent_keepalive
 		enabled transfer_rx transfer_tx latest_handshake total_rx total_tx tags expires_at hostname hostname_source
 		hostname_reported_at peer_type created_at updated_at group_name`,
@@ -161,8 +168,9 @@ var columns = map[string]string{
 
 // additions are columns of ours beside them.
 var additions = map[string]string{
-	"peers":  "user_name rate_limit_up rate_limit_down quota_bytes quota_action isolated no_exit trusted",
-	"routes": "user_names external_enabled", "users": "must_change_password", "gateway_meta": "proxy_port",
+	"peer_groups": "isolated no_exit",
+	"peers":       "user_name rate_limit_up rate_limit_down quota_bytes quota_action isolated no_exit trusted",
+	"routes":      "user_names external_enabled", "users": "must_change_password", "gateway_meta": "proxy_port",
 }
 
 func TestExportHasEveryColumn(t *testing.T) {

@@ -18,7 +18,7 @@ type Archive struct {
 // Data holds the sections. One that this server has nothing for is empty, never
 // null.
 type Data struct {
-	PeerGroups     []struct{} `json:"peer_groups"`
+	PeerGroups     []Group    `json:"peer_groups"`
 	Peers          []Peer     `json:"peers"`
 	Routes         []Route    `json:"routes"`
 	RDPRoutes      []struct{} `json:"rdp_routes"`
@@ -41,6 +41,17 @@ func (b bit) MarshalJSON() ([]byte, error) {
 		return []byte("1"), nil
 	}
 	return []byte("0"), nil
+}
+
+// Group is one entry of peer_groups.
+type Group struct {
+	Name        string  `json:"name"`
+	Color       string  `json:"color"`
+	Description *string `json:"description"`
+	CreatedAt   string  `json:"created_at"`
+
+	Isolated bit `json:"isolated"`
+	NoExit   bit `json:"no_exit"`
 }
 
 // Peer is one entry of peers.
@@ -134,7 +145,7 @@ type Setting struct {
 
 func empty() Data {
 	return Data{
-		PeerGroups: []struct{}{}, Peers: []Peer{}, Routes: []Route{}, RDPRoutes: []struct{}{},
+		PeerGroups: []Group{}, Peers: []Peer{}, Routes: []Route{}, RDPRoutes: []struct{}{},
 		ServiceBundles: []struct{}{}, Users: []User{}, APITokens: []Token{}, Tags: []struct{}{},
 		GatewayMeta: []Gateway{}, Settings: []Setting{}, Webhooks: []struct{}{}, RouteAuth: []struct{}{},
 	}
