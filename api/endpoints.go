@@ -11,6 +11,7 @@ import (
 func (s *Server) operations() []*operation {
 	const v1 = "/api/v1"
 	peers, routes := scoped(model.ScopePeers), scoped(model.ScopeRoutes)
+	groups := scoped() // no scope of its own opens them
 	logs, system := scoped(model.ScopeLogs), scoped(model.ScopeSystem)
 	return []*operation{
 		// Pages and signing in.
@@ -41,6 +42,11 @@ func (s *Server) operations() []*operation {
 		op("PATCH", v1+"/peers/{id}/hostname", "Give a peer a host name", peers, s.api, s.setHostname),
 		op("GET", v1+"/peers/{id}/config", "WireGuard config of a peer", peers.secret(), s.api, s.peerConfig),
 		op("GET", v1+"/peers/{id}/qr", "WireGuard config of a peer as QR code", peers.secret(), s.api, s.peerQR),
+
+		op("GET", v1+"/peer-groups", "List groups of peers", groups, s.api, s.listGroups),
+		op("POST", v1+"/peer-groups", "Create a group of peers", groups, s.api, s.createGroup).creates(),
+		op("PUT", v1+"/peer-groups/{id}", "Change a group of peers", groups, s.api, s.updateGroup),
+		op("DELETE", v1+"/peer-groups/{id}", "Delete a group of peers", groups, s.api, s.deleteGroup),
 
 		op("GET", v1+"/routes", "List routes", routes, s.api, s.listRoutes),
 		op("POST", v1+"/routes", "Create a route", routes, s.api, s.createRoute).creates(),

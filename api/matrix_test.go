@@ -45,6 +45,11 @@ var opens = map[string]string{
 	"GET /api/v1/peers/{id}/config":     "login full-access peers",
 	"GET /api/v1/peers/{id}/qr":         "login full-access peers",
 
+	"GET /api/v1/peer-groups":         "login full-access read-only",
+	"POST /api/v1/peer-groups":        "login full-access",
+	"PUT /api/v1/peer-groups/{id}":    "login full-access",
+	"DELETE /api/v1/peer-groups/{id}": "login full-access",
+
 	"GET /api/v1/routes":             "login full-access read-only routes",
 	"POST /api/v1/routes":            "login full-access routes",
 	"POST /api/v1/routes/batch":      "login full-access routes",

@@ -29,7 +29,7 @@ type peerView struct {
 	TotalTx            uint64         `json:"total_tx"`
 	Tags               string         `json:"tags"`
 	ExpiresAt          *string        `json:"expires_at"`
-	GroupID            *int64         `json:"group_id"`
+	GroupID            *model.GroupID `json:"group_id"`
 	Hostname           *string        `json:"hostname"`
 	HostnameSource     *string        `json:"hostname_source"`
 	HostnameReportedAt *string        `json:"hostname_reported_at"`
@@ -59,8 +59,8 @@ type peerView struct {
 	QuotaUsed      uint64            `json:"quota_used_bytes" doc:"Bytes in this month, both directions together, with a quota or without"`
 	QuotaResetsAt  *string           `json:"quota_resets_at"`
 	QuotaExceeded  bool              `json:"quota_exceeded"`
-	Isolated       bool              `json:"isolated" doc:"Neither reaches other peers nor is reached by them"`
-	NoExit         bool              `json:"no_exit" doc:"Does not reach the internet through this server"`
+	Isolated       bool              `json:"isolated" doc:"Neither reaches other peers nor is reached by them; its group may say so, too"`
+	NoExit         bool              `json:"no_exit" doc:"Does not reach the internet through this server; its group may say so, too"`
 	Trusted        bool              `json:"trusted" doc:"May open the ports of a home gateway"`
 }
 
@@ -84,6 +84,9 @@ func viewPeer(p *peers.View) peerView {
 	}
 	if p.Address6.IsValid() {
 		v.IP6 = orNull(p.Address6.String())
+	}
+	if p.Group != 0 {
+		v.GroupID = &p.Group
 	}
 	if p.User != 0 {
 		v.UserID = &p.User

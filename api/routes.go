@@ -95,7 +95,7 @@ type peerChoice struct {
 	IsOnline  bool           `json:"isOnline"`
 	PeerType  model.PeerType `json:"peer_type"`
 	IsGateway bool           `json:"is_gateway"`
-	GroupID   *int64         `json:"group_id"`
+	GroupID   *model.GroupID `json:"group_id"`
 	GroupName *string        `json:"group_name"`
 	Hostname  *string        `json:"hostname"`
 }
@@ -115,7 +115,10 @@ func (s *Server) routePeers(ctx context.Context, _ *request, in *choicesQuery) (
 		p := &list[i]
 		a.Peers[i] = peerChoice{
 			ID: p.ID, Name: p.Name, IP: p.Addr.String(), Enabled: bit(p.Enabled), IsOnline: p.Online,
-			PeerType: p.Type, IsGateway: p.Type == model.PeerGateway, Hostname: orNull(p.Hostname),
+			PeerType: p.Type, IsGateway: p.Type == model.PeerGateway, GroupName: orNull(p.GroupName), Hostname: orNull(p.Hostname),
+		}
+		if p.Group != 0 {
+			a.Peers[i].GroupID = &p.Group
 		}
 	}
 	return a, nil
