@@ -105,9 +105,7 @@ func addrPort(a net.Addr) netip.AddrPort {
 	switch a := a.(type) {
 	case nil:
 		return netip.AddrPort{}
-	case *net.UDPAddr:
-		return a.AddrPort()
-	case *net.TCPAddr:
+	case interface{ AddrPort() netip.AddrPort }:
 		return a.AddrPort()
 	}
 	ap, _ := netip.ParseAddrPort(a.String())

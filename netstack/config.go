@@ -39,6 +39,10 @@ type Peer struct {
 type Exit struct {
 	Enabled bool
 	Private []netip.Prefix // private ranges that the operator allows; none by default
+
+	// RedirectDNS has questions to resolvers out there answered by what listens on
+	// port 53 of the tunnel address, also for who has no exit.
+	RedirectDNS bool
 }
 
 // Equal reports whether c and other ask for the same, peers in the same order.
@@ -57,7 +61,7 @@ func (p *Peer) same(o *Peer) bool {
 }
 
 func (e Exit) equal(o Exit) bool {
-	return e.Enabled == o.Enabled && slices.Equal(e.Private, o.Private)
+	return e.Enabled == o.Enabled && e.RedirectDNS == o.RedirectDNS && slices.Equal(e.Private, o.Private)
 }
 
 // check refuses what a peer of server cannot be, whatever the others are.

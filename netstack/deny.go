@@ -11,7 +11,7 @@ type ruling uint8
 const (
 	refused ruling = iota
 	allowed
-	ourselves // an address of this host: refused, unless a listener in the tunnel serves the port
+	ourselves // an address of this host, or redirected: refused, unless a listener in the tunnel serves the port
 )
 
 // exitRules are what a destination is judged by.

@@ -35,6 +35,9 @@ const (
 // abortInterval is how long wait gives flows to end before it looks again.
 const abortInterval = 20 * time.Millisecond
 
+// dnsPort is the one of DNS (RFC 1035 section 4.2).
+const dnsPort = 53
+
 // dialTimeout ends a dial that gets no answer. Peers give up on their own, but
 // not all of them do so.
 const dialTimeout = 30 * time.Second
@@ -75,6 +78,7 @@ type flow struct {
 	from *identity
 	src  netip.AddrPort
 	dst  netip.AddrPort
+	as   ruling // what was said of it: allowed or ourselves
 
 	done   <-chan struct{} // closed by abort
 	cancel context.CancelFunc
@@ -115,14 +119,18 @@ func (e *exit) rules(t *table) exitRules {
 }
 
 // judge decides about a flow from a peer. The peer is nil if the source is
-// nobody's, and then the flow is refused.
-func (e *exit) judge(t *table, src, dst netip.Addr) (*peer, ruling) {
+// nobody's, and then the flow is refused. Echo has no port.
+func (e *exit) judge(t *table, src netip.Addr, dst netip.AddrPort) (*peer, ruling) {
 	p := t.lookup(src)
 	if p == nil {
 		return nil, refused
 	}
-	v := e.rules(t).judge(dst)
-	if v == allowed && (p.NoExit || !t.config.Exit.Enabled) {
+	v := e.rules(t).judge(dst.Addr())
+	switch {
+	case v != allowed:
+	case t.config.Exit.RedirectDNS && dst.Port() == dnsPort:
+		v = ourselves
+	case p.NoExit || !t.config.Exit.Enabled:
 		v = refused
 	}
 	return p, v
@@ -171,9 +179,9 @@ func noBroadcast(c syscall.RawConn) error {
 // open registers a flow, which the exit waits for until end is called. The
 // context ends with the flow. It returns nil if the exit is closed, or if a
 // change that did not see the flow has taken its right away.
-func (e *exit) open(from *identity, src, dst netip.AddrPort) (context.Context, *flow) {
+func (e *exit) open(from *identity, src, dst netip.AddrPort, as ruling) (context.Context, *flow) {
 	ctx, cancel := context.WithCancel(e.ctx)
-	f := &flow{from: from, src: src, dst: dst, done: ctx.Done(), cancel: cancel}
+	f := &flow{from: from, src: src, dst: dst, as: as, done: ctx.Done(), cancel: cancel}
 	e.mu.Lock()
 	if e.closed {
 		e.mu.Unlock()
@@ -192,8 +200,8 @@ func (e *exit) open(from *identity, src, dst netip.AddrPort) (context.Context, *
 
 // permits reports whether f may be open under table t.
 func (e *exit) permits(t *table, f *flow) bool {
-	p, v := e.judge(t, f.src.Addr(), f.dst.Addr())
-	return p != nil && p.identity == f.from && v != refused
+	p, v := e.judge(t, f.src.Addr(), f.dst)
+	return p != nil && p.identity == f.from && v == f.as
 }
 
 func (e *exit) end(f *flow) {

@@ -110,7 +110,7 @@ func (e *exit) handleEcho6(packet []byte) {
 // request passes an echo request on. The port of src is its identifier; quote
 // returns the packet that it came in.
 func (e *exit) request(src netip.AddrPort, dst netip.Addr, message []byte, hops uint8, quote func() []byte) {
-	p, v := e.judge(e.d.table.Load(), src.Addr(), dst)
+	p, v := e.judge(e.d.table.Load(), src.Addr(), netip.AddrPortFrom(dst, 0))
 	switch {
 	case p == nil || !p.echoes().Allow():
 	case hops <= 1:
@@ -141,7 +141,7 @@ func (e *exit) echo(p *peer, src netip.AddrPort, dst netip.Addr) (*echoFlow, err
 	if !acquire(&e.echoFlows, &p.echoFlows, maxEchoFlows, maxEchoFlowsPeer) {
 		return nil, nil // the peer may try again
 	}
-	ctx, base := e.open(p.identity, src, netip.AddrPortFrom(dst, 0))
+	ctx, base := e.open(p.identity, src, netip.AddrPortFrom(dst, 0), allowed)
 	if base == nil {
 		release(&e.echoFlows, &p.echoFlows)
 		return nil, nil

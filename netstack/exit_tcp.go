@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"syscall"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -18,8 +19,8 @@ import (
 // the stack answer with a reset, which is what a closed port and a refused
 // destination have in common.
 func (e *exit) handleTCP(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
-	src, dst := fromStack(id.RemoteAddress), fromStack(id.LocalAddress)
-	if e.d.is(dst) {
+	src, dst := fromStack(id.RemoteAddress), netip.AddrPortFrom(fromStack(id.LocalAddress), id.LocalPort)
+	if e.d.is(dst.Addr()) {
 		return false
 	}
 	p, v := e.judge(e.d.table.Load(), src, dst)
@@ -37,12 +38,12 @@ func (e *exit) handleTCP(id stack.TransportEndpointID, pkt *stack.PacketBuffer) 
 func (e *exit) serveTCP(r *tcp.ForwarderRequest) {
 	id := r.ID()
 	src, dst := addrPort(tcpip.FullAddress{Addr: id.RemoteAddress, Port: id.RemotePort}), addrPort(tcpip.FullAddress{Addr: id.LocalAddress, Port: id.LocalPort})
-	p, v := e.judge(e.d.table.Load(), src.Addr(), dst.Addr())
+	p, v := e.judge(e.d.table.Load(), src.Addr(), dst)
 	if v == refused {
 		r.Complete(true)
 		return
 	}
-	ctx, f := e.open(p.identity, src, dst)
+	ctx, f := e.open(p.identity, src, dst, v)
 	if f == nil {
 		r.Complete(false)
 		return
@@ -87,7 +88,7 @@ func (e *exit) connect(ctx context.Context, r *tcp.ForwarderRequest, f *flow) (*
 }
 
 // handOver gives a connection that a peer opened to one of this host's own
-// addresses to the listener on the same port in the tunnel.
+// addresses, or that is redirected, to the listener on the same port in the tunnel.
 func (e *exit) handOver(r *tcp.ForwarderRequest, f *flow) {
 	l := e.d.listener(f.dst.Port())
 	if l == nil {

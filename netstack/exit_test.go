@@ -387,8 +387,8 @@ func TestAcquire(t *testing.T) {
 func TestExitOpenAfterChange(t *testing.T) {
 	_, d, _, config := behindExit(t)
 	src, dst := netip.MustParseAddrPort("10.8.0.2:1000"), netip.MustParseAddrPort("1.1.1.1:80")
-	judged, _ := d.exit.judge(d.table.Load(), src.Addr(), dst.Addr())
-	if _, f := d.exit.open(judged.identity, src, dst); f == nil {
+	judged, _ := d.exit.judge(d.table.Load(), src.Addr(), dst)
+	if _, f := d.exit.open(judged.identity, src, dst, allowed); f == nil {
 		t.Fatal("refused without a change")
 	} else {
 		d.exit.end(f)
@@ -401,7 +401,7 @@ func TestExitOpenAfterChange(t *testing.T) {
 		next := Config{Peers: slices.Clone(config.Peers), Exit: config.Exit}
 		change(&next)
 		apply(t, d, next)
-		if _, f := d.exit.open(judged.identity, src, dst); f != nil {
+		if _, f := d.exit.open(judged.identity, src, dst, allowed); f != nil {
 			d.exit.end(f)
 			t.Errorf("%s: let through", name)
 		}
@@ -468,4 +468,57 @@ func TestPacketHandOver(t *testing.T) {
 	}
 	packetEcho(t, again)
 	exchangeDatagram(t, a.mustDial("udp", "1.2.3.4:5000"), []byte("again"))
+}
+
+// With the switch, questions to resolvers out there are answered here, whoever
+// may reach the internet; everything else goes where it went.
+func TestRedirectDNS(t *testing.T) {
+	w, d, a, config := behindExit(t)
+	l, err := d.ListenPacket(53)
+	if err != nil {
+		t.Fatal(err)
+	}
+	packetEcho(t, l)
+	listen(t, d, 53, echo)
+	apply(t, d, config)
+	exchangeDatagram(t, a.mustDial("udp", "8.8.8.8:53"), []byte("out"))
+	if n := w.dialed.Swap(0); n != 1 {
+		t.Fatalf("%d sockets without the switch", n)
+	}
+	config.Exit.RedirectDNS = true
+	for _, c := range []struct {
+		name   string
+		change func(*Config)
+	}{
+		{"with the exit", func(*Config) {}},
+		{"without", func(c *Config) { c.Exit.Enabled = false }},
+		{"for a peer without", func(c *Config) { c.Peers[0].NoExit = true }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			config := Config{Peers: slices.Clone(config.Peers), Exit: config.Exit}
+			c.change(&config)
+			apply(t, d, config)
+			eventually(t, "end of flows of before", func() bool { return d.Status().Exit == ExitStatus{} })
+			for i := range 100 { // no address takes anything that others lack then
+				to := netip.AddrPortFrom(netip.AddrFrom4([4]byte{8, 8, 4, byte(i)}), 53).String()
+				exchangeDatagram(t, a.mustDial("udp", to), []byte("question"))
+			}
+			exchangeDatagram(t, a.mustDial("udp", "9.9.9.9:53"), bytes.Repeat([]byte("large "), 1000))
+			exchange(t, a.mustDial("tcp", "9.9.9.9:53"), []byte("question"))
+			if c, err := a.dial("tcp", "10.1.2.3:53"); err == nil {
+				_ = c.Close()
+				t.Error("an address that nobody may reach answers")
+			}
+			if n := w.dialed.Load(); n != 0 {
+				t.Errorf("%d were dialed", n)
+			}
+		})
+	}
+	t.Run("other ports", func(t *testing.T) {
+		apply(t, d, config)
+		exchangeDatagram(t, a.mustDial("udp", "8.8.8.8:443"), []byte("out"))
+		if n := w.dialed.Load(); n != 1 {
+			t.Errorf("%d were dialed", n)
+		}
+	})
 }

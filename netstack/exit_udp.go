@@ -113,8 +113,8 @@ func (r *udpRun) flush() {
 }
 
 // takeDatagram collects a UDP datagram of a peer to the outside, which v has said
-// to be whole. It reports false if the stack has to see to it: it refuses, or
-// hands over what is for this host.
+// to be whole, or hands it over if it is for this host. It reports false if it is
+// to be refused, which the stack does.
 func (e *exit) takeDatagram(r *udpRun, t *table, packet []byte, v verdict) bool {
 	payload, ok := datagramPayload(packet, v.header)
 	if !ok {
@@ -125,8 +125,11 @@ func (e *exit) takeDatagram(r *udpRun, t *table, packet []byte, v verdict) bool 
 	if a == nil || a.key != key {
 		if a = e.associations.find(key); a == nil || a.flow.from != v.from.identity || !a.flow.alive() {
 			src, dst := packetEnds(packet, v.header)
-			if _, ruling := e.judge(t, src.Addr(), dst.Addr()); ruling != allowed {
+			switch _, ruling := e.judge(t, src.Addr(), dst); ruling {
+			case refused:
 				return false
+			case ourselves:
+				return e.handDatagram(payload, v.from, src, dst)
 			}
 			if a = e.associate(v.from, key, src, dst, hopsOf(packet), packet); a == nil {
 				return true
@@ -137,23 +140,32 @@ func (e *exit) takeDatagram(r *udpRun, t *table, packet []byte, v verdict) bool 
 	return true
 }
 
-// handleUDP takes from the stack the datagrams that belong to no socket. False
-// makes it answer "port unreachable", as for a closed port.
+// handDatagram gives a datagram to the UDP listener on the same port in the
+// tunnel. It reports false if there is none.
+func (e *exit) handDatagram(payload []byte, from *peer, src, dst netip.AddrPort) bool {
+	l := e.d.packetListener(dst.Port())
+	if l != nil {
+		l.hand(payload, from.identity, src, dst)
+	}
+	return l != nil
+}
+
+// handleUDP takes from the stack the datagrams that belong to no socket: what came
+// in fragments, and what is to be refused. False makes it answer "port
+// unreachable", as for a closed port.
 func (e *exit) handleUDP(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
 	src := addrPort(tcpip.FullAddress{Addr: id.RemoteAddress, Port: id.RemotePort})
 	dst := addrPort(tcpip.FullAddress{Addr: id.LocalAddress, Port: id.LocalPort})
 	if e.d.is(dst.Addr()) {
 		return false
 	}
-	p, v := e.judge(e.d.table.Load(), src.Addr(), dst.Addr())
-	if v == ourselves {
-		l := e.d.packetListener(dst.Port())
-		return l != nil && l.take(id, pkt)
-	}
-	if v != allowed {
+	p, v := e.judge(e.d.table.Load(), src.Addr(), dst)
+	switch v {
+	case refused:
 		return false
+	case ourselves:
+		return e.handDatagram(pkt.Data().AsRange().ToSlice(), p, src, dst)
 	}
-	// It came in fragments.
 	network := pkt.NetworkHeader().Slice()
 	key := keyOf(packetAddresses(network), pkt.TransportHeader().Slice())
 	a := e.associations.find(key)
@@ -179,7 +191,7 @@ func (e *exit) associate(p *peer, key flowKey, src, dst netip.AddrPort, hops uin
 	if !acquire(&e.udpFlows, &p.udpFlows, maxUDPFlows, maxUDPFlowsPeer) {
 		return nil // dropped: the peer may try again
 	}
-	ctx, f := e.open(p.identity, src, dst)
+	ctx, f := e.open(p.identity, src, dst, allowed)
 	if f == nil {
 		release(&e.udpFlows, &p.udpFlows)
 		return nil
@@ -196,7 +208,7 @@ func (e *exit) associate(p *peer, key flowKey, src, dst netip.AddrPort, hops uin
 		return nil
 	}
 	a := &association{exit: e, flow: f, key: key, idle: e.udpIdle, host: newDatagramWriter(host)}
-	if dst.Port() == 53 {
+	if dst.Port() == dnsPort {
 		a.idle = e.udpIdleDNS
 	}
 	if a.host.raw != nil {
@@ -280,24 +292,35 @@ func (a *association) pump(from *datagramReader) error {
 // deliver sends datagrams of these sizes to the peer. They stand one behind the
 // other in buf.
 func (a *association) deliver(buf []byte, sizes []int) {
-	h, src := a.exit.d.hub, a.flow.src.Addr()
-	defer h.survive()
-	to := h.table.Load().lookup(src)
-	if to == nil || to.identity != a.flow.from || to.wg == nil {
+	h := a.exit.d.hub
+	to := h.table.Load().lookup(a.flow.src.Addr())
+	if to == nil || to.identity != a.flow.from {
 		h.filtered.Add(1)
 		return
 	}
+	a.exit.sendDatagrams(to, a.flow.dst, a.flow.src, buf, sizes)
+}
+
+// sendDatagrams sends datagrams of these sizes, which stand one behind the other
+// in buf, to a peer.
+func (e *exit) sendDatagrams(to *peer, src, dst netip.AddrPort, buf []byte, sizes []int) {
+	h := e.d.hub
+	defer h.survive()
+	if to.wg == nil {
+		return
+	}
 	ip := ipv4Header
-	if src.Is6() {
+	if dst.Addr().Is6() {
 		ip = ipv6Header
 	}
+	sum := pseudoSum(src.Addr(), dst.Addr(), protoUDP)
 	var b *wireguard.Burst
 	for i, n := range sizes {
 		payload := buf[:n]
 		buf = buf[n:]
 		size := ip + udpHeader + n
 		if size > h.mtu {
-			a.exit.sendPacket(a.flow.dst.Addr(), src, protoUDP, 0, a.appendDatagram(make([]byte, 0, size), payload))
+			e.sendPacket(src.Addr(), dst.Addr(), protoUDP, 0, appendDatagram(make([]byte, 0, size), src, dst, sum, payload))
 			continue
 		}
 		var room []byte
@@ -320,49 +343,46 @@ func (a *association) deliver(buf []byte, sizes []int) {
 			h.limited.Add(1)
 			continue
 		}
-		a.appendDatagram(a.appendIP(room[:0], udpHeader+len(payload)), payload)
+		appendDatagram(e.appendIP(room[:0], src.Addr(), dst.Addr(), udpHeader+n), src, dst, sum, payload)
 	}
 	if b != nil {
 		b.SendSoon(true)
 	}
 }
 
-// appendIP writes the IP header of a packet to the peer with size bytes of
-// payload.
-func (a *association) appendIP(b []byte, size int) []byte {
-	src, dst := a.flow.dst.Addr(), a.flow.src.Addr()
+// appendIP writes the IP header of a datagram with size bytes of payload.
+func (e *exit) appendIP(b []byte, src, dst netip.Addr, size int) []byte {
 	if dst.Is6() {
 		return appendIPv6(b, 0, defaultTTL, protoUDP, src.As16(), dst.As16(), size)
 	}
 	start := len(b)
 	b = appendIPv4(b, 0, defaultTTL, protoUDP, word(src), word(dst), size)
-	setIPv4ID(b[start:], uint16(a.exit.datagrams.Add(1)))
+	setIPv4ID(b[start:], uint16(e.datagrams.Add(1)))
 	return b
 }
 
-// appendDatagram writes a datagram from the destination to the peer, with its
-// checksum.
-func (a *association) appendDatagram(b, payload []byte) []byte {
+// appendDatagram writes a datagram with its checksum. sum is of the addresses.
+func appendDatagram(b []byte, src, dst netip.AddrPort, sum onesSum, payload []byte) []byte {
 	start := len(b)
-	b = binary.BigEndian.AppendUint16(b, a.flow.dst.Port())
-	b = binary.BigEndian.AppendUint16(b, a.flow.src.Port())
+	b = binary.BigEndian.AppendUint16(b, src.Port())
+	b = binary.BigEndian.AppendUint16(b, dst.Port())
 	b = binary.BigEndian.AppendUint16(b, uint16(udpHeader+len(payload)))
 	b = append(append(b, 0, 0), payload...)
-	sum := a.sum().add(b[start:]).word(uint16(udpHeader + len(payload))).fold()
-	if sum != 0xffff { // a checksum of 0 would mean none
-		sum = ^sum
+	check := sum.add(b[start:]).word(uint16(udpHeader + len(payload))).fold()
+	if check != 0xffff { // a checksum of 0 would mean none
+		check = ^check
 	}
-	binary.BigEndian.PutUint16(b[start+6:], sum)
+	binary.BigEndian.PutUint16(b[start+6:], check)
 	return b
 }
 
-// sum is of what the pseudo headers of all datagrams to the peer have in common.
-func (a *association) sum() onesSum {
-	src, dst := a.flow.dst.Addr().As16(), a.flow.src.Addr().As16()
-	if a.flow.src.Addr().Is4() {
-		return onesSum(0).add(src[12:]).add(dst[12:]).word(protoUDP)
+// pseudoSum is of what the pseudo headers of a flow's packets have in common.
+func pseudoSum(src, dst netip.Addr, proto uint16) onesSum {
+	a, b := src.As16(), dst.As16()
+	if dst.Is4() {
+		return onesSum(0).add(a[12:]).add(b[12:]).word(proto)
 	}
-	return onesSum(0).add(src[:]).add(dst[:]).word(protoUDP)
+	return onesSum(0).add(a[:]).add(b[:]).word(proto)
 }
 
 // takeErrors tells the peer what routers and the destination have told.

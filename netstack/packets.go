@@ -7,40 +7,45 @@ import (
 	"os"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
-// maxPublicSockets bounds the addresses of this host that one UDP port answers
-// on. Hosts have a few.
-const maxPublicSockets = 64
+// handedBacklog bounds the datagrams that wait to be read from a packetListener
+// and were meant for another address. What is beyond is lost, as on any network.
+const handedBacklog = 256
 
 // packetListener is a UDP port on the tunnel addresses. Besides its own datagrams
-// it takes those that peers send to the same port of this host's public
-// addresses, through a socket for each that is opened when the first one comes.
+// it takes those that peers send to other addresses and that the exit hands over.
 type packetListener struct {
-	d    *Device
-	addr netip.AddrPort // of IPv4
-	wq   waiter.Queue   // of all sockets
-	done chan struct{}
+	d      *Device
+	doors  []door       // one for each tunnel address, the one of IPv4 first
+	wq     waiter.Queue // of all doors
+	handed chan handedDatagram
 
-	mu      sync.Mutex
-	closed  bool
-	sockets atomic.Pointer[[]door] // those of the tunnel addresses first, as in own
+	once sync.Once
+	done chan struct{}
 }
 
 var _ net.PacketConn = (*packetListener)(nil)
 
-// publicSender is a sender that wrote to another address than the tunnel's of
-// IPv4, and so gets its answers from there.
-type publicSender struct {
+// handedDatagram is one that was meant for another address.
+type handedDatagram struct {
+	payload []byte
+	from    otherSender
+}
+
+// otherSender is a sender that wrote to another address than the tunnel's of
+// IPv4, and so gets its answers from there: from an endpoint of the stack or, if
+// that is nil, from an address that is not the stack's.
+type otherSender struct {
 	*net.UDPAddr
-	ep tcpip.Endpoint
+	ep   tcpip.Endpoint
+	to   netip.AddrPort
+	peer *identity
 }
 
 // ListenPacket opens a UDP port on the tunnel addresses, any free one if port is
@@ -48,46 +53,28 @@ type publicSender struct {
 // takes any address, but answers a sender from where it wrote to only if it gets
 // the one that ReadFrom returned. There are no deadlines.
 func (d *Device) ListenPacket(port uint16) (net.PacketConn, error) {
-	l := &packetListener{d: d, done: make(chan struct{})}
-	sockets, err := d.openDoors("udp", port, l.bind)
+	l := &packetListener{d: d, handed: make(chan handedDatagram, handedBacklog), done: make(chan struct{})}
+	var err error
+	l.doors, err = d.openDoors("udp", port, func(addr netip.AddrPort) (door, tcpip.Error) {
+		return d.openDoor(udp.ProtocolNumber, &l.wq, addr)
+	})
 	if err != nil {
 		return nil, err
 	}
-	l.addr = sockets[0].addr
-	l.sockets.Store(&sockets)
 	d.listenersMu.Lock()
 	defer d.listenersMu.Unlock()
-	d.packetListeners[l.addr.Port()] = l
+	d.packetListeners[l.port()] = l
 	return l, nil
 }
 
-func (l *packetListener) bind(addr netip.AddrPort) (door, tcpip.Error) {
-	return l.d.openDoor(udp.ProtocolNumber, &l.wq, addr)
-}
+func (l *packetListener) port() uint16 { return l.doors[0].addr.Port() }
 
-// take accepts the first datagram that came to a public address; those after it
-// find the socket. It reports false if there can be none.
-func (l *packetListener) take(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	sockets := *l.sockets.Load()
-	addr := netip.AddrPortFrom(fromStack(id.LocalAddress), l.addr.Port())
-	i := slices.IndexFunc(sockets, func(s door) bool { return s.addr == addr })
-	if i < 0 { // else another datagram was faster
-		if l.closed || len(sockets) > maxPublicSockets {
-			return false
-		}
-		s, terr := l.bind(addr)
-		if terr != nil {
-			return false
-		}
-		i, sockets = len(sockets), append(slices.Clip(sockets), s)
-		l.sockets.Store(&sockets)
+// hand gives a datagram of a peer to ReadFrom, and copies its payload.
+func (l *packetListener) hand(payload []byte, peer *identity, from, to netip.AddrPort) {
+	select {
+	case l.handed <- handedDatagram{bytes.Clone(payload), otherSender{net.UDPAddrFromAddrPort(from), nil, to, peer}}:
+	default:
 	}
-	if ep, ok := sockets[i].ep.(stack.TransportEndpoint); ok {
-		ep.HandlePacket(id, pkt)
-	}
-	return true
 }
 
 // ReadFrom returns net.ErrClosed after Close.
@@ -104,6 +91,8 @@ func (l *packetListener) ReadFrom(b []byte) (int, net.Addr, error) {
 		}
 		select {
 		case <-ready:
+		case d := <-l.handed:
+			return copy(b, d.payload), d.from, nil
 		case <-l.done:
 		}
 	}
@@ -116,14 +105,14 @@ func (l *packetListener) read(b []byte) (n int, from net.Addr, ok bool, err erro
 		return 0, nil, true, l.opError("read", net.ErrClosed)
 	default:
 	}
-	for i, s := range *l.sockets.Load() {
+	for i, door := range l.doors {
 		w := tcpip.SliceWriter(b)
-		res, terr := s.ep.Read(&w, tcpip.ReadOptions{NeedRemoteAddr: true})
+		res, terr := door.ep.Read(&w, tcpip.ReadOptions{NeedRemoteAddr: true})
 		switch terr.(type) {
 		case nil:
 			sender := net.UDPAddrFromAddrPort(addrPort(res.RemoteAddr))
 			if i > 0 {
-				return res.Count, publicSender{sender, s.ep}, true, nil
+				return res.Count, otherSender{UDPAddr: sender, ep: door.ep}, true, nil
 			}
 			return res.Count, sender, true, nil
 		case *tcpip.ErrClosedForReceive:
@@ -136,8 +125,11 @@ func (l *packetListener) read(b []byte) (n int, from net.Addr, ok bool, err erro
 // WriteTo loses the datagram, as any network may, if the stack has no room.
 func (l *packetListener) WriteTo(b []byte, to net.Addr) (int, error) {
 	var ep tcpip.Endpoint
-	if p, ok := to.(publicSender); ok {
-		ep, to = p.ep, p.UDPAddr
+	if o, ok := to.(otherSender); ok && o.ep == nil {
+		l.answer(b, o)
+		return len(b), nil
+	} else if ok {
+		ep, to = o.ep, o.UDPAddr
 	}
 	ua, ok := to.(*net.UDPAddr)
 	if !ok || !ua.AddrPort().IsValid() {
@@ -145,12 +137,11 @@ func (l *packetListener) WriteTo(b []byte, to net.Addr) (int, error) {
 	}
 	addr := netip.AddrPortFrom(ua.AddrPort().Addr().Unmap().WithZone(""), ua.AddrPort().Port())
 	if ep == nil {
-		sockets := *l.sockets.Load()
-		i := slices.IndexFunc(sockets, func(s door) bool { return s.addr.Addr().Is6() == addr.Addr().Is6() })
+		i := slices.IndexFunc(l.doors, func(d door) bool { return d.addr.Addr().Is6() == addr.Addr().Is6() })
 		if i < 0 {
 			return 0, l.opError("write", net.InvalidAddrError("there is no IPv6 in the tunnel"))
 		}
-		ep = sockets[i].ep
+		ep = l.doors[i].ep
 	}
 	dst := fullAddress(addr)
 	var r bytes.Reader
@@ -165,32 +156,37 @@ func (l *packetListener) WriteTo(b []byte, to net.Addr) (int, error) {
 	return 0, stackError("write", "udp", addrPort(dst), terr)
 }
 
+// answer sends b to a peer from the address that it wrote to, if it is still the
+// one who wrote.
+func (l *packetListener) answer(b []byte, o otherSender) {
+	to := o.UDPAddr.AddrPort()
+	if p := l.d.table.Load().lookup(to.Addr()); p != nil && p.identity == o.peer {
+		l.d.exit.sendDatagrams(p, o.to, to, b, []int{len(b)})
+	}
+}
+
 func (l *packetListener) opError(op string, err error) error {
 	return &net.OpError{Op: op, Net: "udp", Addr: l.LocalAddr(), Err: err}
 }
 
 // Close ends the port on every address, and ReadFrom.
 func (l *packetListener) Close() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.closed {
-		return nil
-	}
-	l.closed = true
-	close(l.done)
-	l.d.listenersMu.Lock()
-	if port := l.addr.Port(); l.d.packetListeners[port] == l {
-		delete(l.d.packetListeners, port)
-	}
-	l.d.listenersMu.Unlock()
-	for _, s := range *l.sockets.Load() {
-		s.ep.Close()
-	}
+	l.once.Do(func() {
+		l.d.listenersMu.Lock()
+		if l.d.packetListeners[l.port()] == l {
+			delete(l.d.packetListeners, l.port())
+		}
+		l.d.listenersMu.Unlock()
+		close(l.done)
+		for _, door := range l.doors {
+			door.ep.Close()
+		}
+	})
 	return nil
 }
 
 // LocalAddr returns the tunnel address of IPv4, and the port.
-func (l *packetListener) LocalAddr() net.Addr { return net.UDPAddrFromAddrPort(l.addr) }
+func (l *packetListener) LocalAddr() net.Addr { return net.UDPAddrFromAddrPort(l.doors[0].addr) }
 
 // SetDeadline, like the two below, is not offered.
 func (l *packetListener) SetDeadline(time.Time) error      { return os.ErrNoDeadline }
