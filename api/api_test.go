@@ -32,6 +32,7 @@ import (
 	"gatecontrol/control/events"
 	"gatecontrol/control/peers"
 	"gatecontrol/control/routes"
+	"gatecontrol/control/settings"
 	"gatecontrol/model"
 	"gatecontrol/store"
 )
@@ -147,6 +148,9 @@ func newFixture(t testing.TB, change ...func(*Options)) *fixture {
 			Endpoint: "gate.example.com:51820", BaseURL: "http://gate.example.com", ServerKey: serverKey.Public(),
 			AllowedIPs: "0.0.0.0/0", Keepalive: 25, MTU: 1420,
 		},
+	})
+	o.Settings = settings.New(settings.Options{
+		DB: f.db, Now: f.clock.now, Exit: model.Exit{Enabled: true, PrivateNetworks: []netip.Prefix{netip.MustParsePrefix("192.168.7.0/24")}},
 	})
 	o.Routes = routes.New(routes.Options{DB: f.db, Now: f.clock.now, Status: status, Blocked: []uint16{22, 3000}})
 	f.update(t, func(tx *store.Tx) error {

@@ -12,6 +12,7 @@ func (s *Server) operations() []*operation {
 	const v1 = "/api/v1"
 	peers, routes := scoped(model.ScopePeers), scoped(model.ScopeRoutes)
 	groups := scoped() // no scope of its own opens them
+	settings := scoped(model.ScopeSettings)
 	logs, system := scoped(model.ScopeLogs), scoped(model.ScopeSystem)
 	return []*operation{
 		// Pages and signing in.
@@ -26,6 +27,8 @@ func (s *Server) operations() []*operation {
 		op("GET", v1+"/openapi.json", "This document", everybody(), s.api, s.getDocument),
 		op("GET", v1+"/session", "Who is signed in", loginOnly().whileMustChange(), s.api, s.getSession),
 		op("PUT", v1+"/settings/password", "Change the own password", loginOnly().whileMustChange(), s.api, s.changePassword),
+		op("GET", v1+"/settings/exit", "What peers reach through this server", settings, s.api, s.getExit),
+		op("PUT", v1+"/settings/exit", "Change what peers reach through this server", settings, s.api, s.setExit),
 		op("GET", v1+"/settings/backup", "Save everything as a file", scoped(model.ScopeBackup).secret(), s.api, s.getBackup),
 
 		op("GET", v1+"/tokens", "List tokens", loginOnly(), s.api, s.listTokens),

@@ -28,6 +28,8 @@ var opens = map[string]string{
 	"GET /api/v1/openapi.json":      "login any-token",
 	"GET /api/v1/session":           "login due",
 	"PUT /api/v1/settings/password": "login due",
+	"GET /api/v1/settings/exit":     "login full-access read-only settings",
+	"PUT /api/v1/settings/exit":     "login full-access settings",
 	"GET /api/v1/settings/backup":   "login full-access backup",
 
 	"GET /api/v1/tokens":         "login",

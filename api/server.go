@@ -23,6 +23,7 @@ import (
 	"gatecontrol/control/events"
 	"gatecontrol/control/peers"
 	"gatecontrol/control/routes"
+	"gatecontrol/control/settings"
 	"gatecontrol/model"
 )
 
@@ -32,6 +33,7 @@ type Options struct {
 	Accounts *accounts.Service
 	Peers    *peers.Service
 	Routes   *routes.Service
+	Settings *settings.Service
 	Backup   *backup.Service
 	Events   *events.Log
 
@@ -105,7 +107,7 @@ type Server struct {
 // New checks o and builds the table. An operation without a rule of access is
 // an error.
 func New(o Options) (*Server, error) {
-	if o.Log == nil || o.Accounts == nil || o.Peers == nil || o.Routes == nil || o.Backup == nil || o.Events == nil ||
+	if o.Log == nil || o.Accounts == nil || o.Peers == nil || o.Routes == nil || o.Settings == nil || o.Backup == nil || o.Events == nil ||
 		o.WG == nil || o.Proxy == nil || o.Health == nil || o.Traffic == nil || o.Reload == nil || o.BaseURL == nil {
 		return nil, errors.New("api: every service and func is required")
 	}

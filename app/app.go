@@ -24,6 +24,7 @@ import (
 	"gatecontrol/control/peers"
 	"gatecontrol/control/reconcile"
 	"gatecontrol/control/routes"
+	"gatecontrol/control/settings"
 	"gatecontrol/dns"
 	"gatecontrol/l4"
 	"gatecontrol/model"
@@ -38,12 +39,12 @@ const socketFile = "gatecontrol.sock"
 
 // App is one gateway. It runs once.
 type App struct {
-	settings *settings
-	log      *slog.Logger
-	version  string
-	now      func() time.Time
-	ready    chan struct{}
-	started  time.Time
+	options *checked
+	log     *slog.Logger
+	version string
+	now     func() time.Time
+	ready   chan struct{}
+	started time.Time
 
 	db         *store.DB
 	subnets    model.Subnets
@@ -58,6 +59,7 @@ type App struct {
 	accounts   *accounts.Service
 	peers      *peers.Service
 	routes     *routes.Service
+	settings   *settings.Service
 	backup     *backup.Service
 	api        *api.Server
 
@@ -91,7 +93,7 @@ func New(o Options, log *slog.Logger, version string) (*App, error) {
 		return nil, err
 	}
 	return &App{
-		settings: s, log: log, version: version, now: time.Now,
+		options: s, log: log, version: version, now: time.Now,
 		ready: make(chan struct{}), failed: make(chan error, 16),
 	}, nil
 }
@@ -112,7 +114,7 @@ func (a *App) Run(ctx context.Context) error {
 		close(a.ready)
 		select {
 		case <-ctx.Done():
-			a.log.Info("stopping", "grace", a.settings.ShutdownTimeout.Duration())
+			a.log.Info("stopping", "grace", a.options.ShutdownTimeout.Duration())
 		case err = <-a.failed:
 			a.log.Error("a part failed; stopping", "err", err)
 		}
@@ -141,7 +143,7 @@ func (a *App) start(ctx context.Context) error {
 }
 
 func (a *App) openStore(context.Context) error {
-	db, err := openStore(a.settings, a.log)
+	db, err := openStore(a.options, a.log)
 	if err != nil {
 		return err
 	}
@@ -150,7 +152,7 @@ func (a *App) openStore(context.Context) error {
 	return nil
 }
 
-func openStore(s *settings, log *slog.Logger) (*store.DB, error) {
+func openStore(s *checked, log *slog.Logger) (*store.DB, error) {
 	var sealer *store.Sealer
 	var err error
 	if s.EncryptionKey != "" {
@@ -165,7 +167,7 @@ func openStore(s *settings, log *slog.Logger) (*store.DB, error) {
 }
 
 func (a *App) startTunnel(ctx context.Context) error {
-	s := a.settings
+	s := a.options
 	key, err := serverKey(ctx, a.db, s.wgKey)
 	if err != nil {
 		return fmt.Errorf("the key of this server: %w", err)
@@ -192,7 +194,7 @@ func (a *App) startTunnel(ctx context.Context) error {
 }
 
 func (a *App) openPorts(context.Context) (err error) {
-	s := a.settings
+	s := a.options
 	w := &a.web
 	if w.http, err = listenWeb(a.log, "GC_HTTP_LISTEN", s.HTTPListen, ":80", fallbackHTTP); err != nil {
 		return err
@@ -217,7 +219,7 @@ func (a *App) openPorts(context.Context) (err error) {
 }
 
 func (a *App) buildPlanes(context.Context) (err error) {
-	s := a.settings
+	s := a.options
 	dial := a.newDialer().dial
 	if a.proxy, err = proxy.New(proxy.Options{
 		Log: a.log.With("part", "proxy"), Dial: dial, DialAdmin: a.web.pipe.dial,
@@ -253,7 +255,7 @@ func (a *App) ownPorts() []uint16 {
 }
 
 func (a *App) buildServices(context.Context) (err error) {
-	s := a.settings
+	s := a.options
 	tunnel := a.tunnel.Status()
 	a.activity = events.NewLog(a.db, a.log.With("part", "activity"))
 	if a.accounts, err = accounts.New(accounts.Options{
@@ -261,6 +263,7 @@ func (a *App) buildServices(context.Context) (err error) {
 	}); err != nil {
 		return err
 	}
+	a.settings = settings.New(settings.Options{DB: a.db, Now: a.now, Exit: s.exit})
 	a.backup = backup.New(backup.Options{DB: a.db, Now: a.now})
 	a.traffic = telemetry.NewTraffic(telemetry.TrafficOptions{
 		DB: a.db, Log: a.log.With("part", "traffic"), Now: a.now, Interval: s.TrafficInterval.Duration(),
@@ -286,7 +289,7 @@ func (a *App) buildServices(context.Context) (err error) {
 // password is printed once everything serves, and would be lost if a step after
 // this one failed.
 func (a *App) ensureAdmin(ctx context.Context) (err error) {
-	a.generated, err = a.accounts.EnsureAdmin(ctx, a.settings.AdminUser, a.settings.AdminPassword.Reveal())
+	a.generated, err = a.accounts.EnsureAdmin(ctx, a.options.AdminUser, a.options.AdminPassword.Reveal())
 	return err
 }
 
@@ -301,12 +304,12 @@ func (a *App) peerStatus() map[model.PublicKey]model.PeerStatus {
 }
 
 func (a *App) applyIntent(ctx context.Context) error {
-	s := a.settings
+	s := a.options
 	a.reconciler = reconcile.New(reconcile.Options{
 		DB: a.db, Log: a.log.With("part", "reconcile"), Now: a.now,
 		Facts: reconcile.Facts{
 			Gateway: s.WGGateway, Subnets: a.subnets, AdminHosts: s.adminHosts, TrustedProxies: s.TrustedProxies,
-			Exit: s.Exit, ExitPrivate: s.ExitPrivate,
+			Exit: s.exit,
 		},
 		Netstack: a.tunnel, DNS: a.resolver, L4: a.forwarder, Proxy: a.proxy,
 	})
@@ -351,12 +354,12 @@ func (a *App) onStop(name string, stop func() error) {
 // password if that was made up now, and is the only place that does.
 func (a *App) Greeting() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "\nGateControl is up.\n\n  Administration  http://%s\n  User            %s\n", a.adminAddr(), a.settings.AdminUser)
+	fmt.Fprintf(&b, "\nGateControl is up.\n\n  Administration  http://%s\n  User            %s\n", a.adminAddr(), a.options.AdminUser)
 	if a.generated != "" {
 		fmt.Fprintf(&b, "  Password        %s   (shown once; change it at the first login)\n", a.generated.Reveal())
 	}
 	fmt.Fprintf(&b, "  Web ports       %s and %s\n  WireGuard       UDP %d\n  Trust           %s\n\n",
-		a.web.http.Addr(), a.web.https.Addr(), a.tunnel.Status().ListenPort, filepath.Join(a.settings.DataDir, caFile))
+		a.web.http.Addr(), a.web.https.Addr(), a.tunnel.Status().ListenPort, filepath.Join(a.options.DataDir, caFile))
 	return b.String()
 }
 

@@ -93,7 +93,7 @@ func (a *App) StartDemo(ctx context.Context) (string, error) {
 		url = fmt.Sprintf("%s:%d", url, port)
 	}
 	return fmt.Sprintf("A demo peer has joined at %s and serves a page. Fetch it through the tunnel:\n\n  curl --cacert %s %s/\n\n",
-		p.Addr, filepath.Join(a.settings.DataDir, caFile), url), nil
+		p.Addr, filepath.Join(a.options.DataDir, caFile), url), nil
 }
 
 func (a *App) ensureDemoPeer(ctx context.Context) (model.PeerID, error) {

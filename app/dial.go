@@ -23,7 +23,7 @@ type dialer struct {
 func (a *App) newDialer() *dialer {
 	own := a.ownPorts()
 	d := &dialer{
-		tunnel: a.tunnel, public: a.settings.publicAddrs(),
+		tunnel: a.tunnel, public: a.options.publicAddrs(),
 		serves: func(network string, port uint16) bool {
 			return slices.Contains(own, port) || a.forwarder.Listens(network, port)
 		},

@@ -109,7 +109,9 @@ func (s *scene6) handshakes(t *testing.T) {
 			t.Error("wg shows no handshake")
 		}
 	}
-	var status struct{ Peers []struct{ AllowedIPs, Endpoint string } }
+	var status struct {
+		Peers []struct{ AllowedIPs, Endpoint string }
+	}
 	s.api.Call(t, 200, "GET", "/api/v1/wg/status", nil, &status)
 	for _, p := range status.Peers {
 		want := "[fd99:1::2]:"

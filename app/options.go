@@ -49,11 +49,12 @@ type Options struct {
 	WGMTU        int          `name:"wg-mtu" env:"GC_WG_MTU" default:"1420" help:"MTU inside the tunnel."`
 	WGPrivateKey model.Secret `name:"wg-private-key" env:"GC_WG_PRIVATE_KEY" help:"Brings an existing server key."`
 
-	DNSEnabled   bool           `name:"dns" env:"GC_DNS_ENABLED" default:"true" negatable:"" help:"Resolve names inside the tunnel."`
-	DNSDomain    string         `name:"dns-domain" env:"GC_DNS_DOMAIN" default:"gc.internal" help:"Zone of the names of peers."`
-	DNSUpstreams []string       `name:"dns-upstreams" env:"GC_DNS_UPSTREAMS,GC_DNSMASQ_UPSTREAMS" default:"1.1.1.1,8.8.8.8" help:"Who answers other names: address, tls://host or https://host/path."`
-	Exit         bool           `name:"exit" env:"GC_EXIT" default:"true" negatable:"" help:"Let peers reach the internet through this server."`
-	ExitPrivate  []netip.Prefix `name:"exit-private-networks" env:"GC_EXIT_PRIVATE_NETWORKS" help:"Private networks that peers may reach through this server."`
+	DNSEnabled   bool     `name:"dns" env:"GC_DNS_ENABLED" default:"true" negatable:"" help:"Resolve names inside the tunnel."`
+	DNSDomain    string   `name:"dns-domain" env:"GC_DNS_DOMAIN" default:"gc.internal" help:"Zone of the names of peers."`
+	DNSUpstreams []string `name:"dns-upstreams" env:"GC_DNS_UPSTREAMS,GC_DNSMASQ_UPSTREAMS" default:"1.1.1.1,8.8.8.8" help:"Who answers other names: address, tls://host or https://host/path."`
+	Exit         bool     `name:"exit" env:"GC_EXIT" default:"true" negatable:"" help:"Let peers reach the internet through this server."`
+	ExitPrivate  string   `name:"exit-private-networks" env:"GC_EXIT_PRIVATE_NETWORKS" help:"Private networks that peers may reach through this server."`
+	RedirectDNS  bool     `name:"redirect-dns" env:"GC_REDIRECT_DNS" help:"Answer questions of peers to other resolvers."`
 
 	L4BlockedPorts []uint16 `name:"l4-blocked-ports" env:"GC_L4_BLOCKED_PORTS" default:"22,53,80,443,2019,3000,51820" help:"Ports that port routes cannot take."`
 	L4MaxPortRange int      `name:"l4-max-port-range" env:"GC_L4_MAX_PORT_RANGE" default:"100" help:"Most ports of one port route."`
@@ -80,19 +81,20 @@ const minMTU6 = 1280
 // placeholderHost is the default of GC_WG_HOST, with which no client connects.
 const placeholderHost = "gate.example.com"
 
-// settings are Options, checked and in the types that the parts want.
-type settings struct {
+// checked are Options, checked and in the types that the parts want.
+type checked struct {
 	Options
 	baseURL    *url.URL
 	adminHosts []string // normalised
 	dns        []netip.Addr
 	allowedIPs []netip.Prefix
+	exit       model.Exit
 	wgKey      model.PrivateKey // zero: none brought
 }
 
 // check names each impossible setting by its variable.
-func (o Options) check() (*settings, error) {
-	s := &settings{Options: o}
+func (o Options) check() (*checked, error) {
+	s := &checked{Options: o}
 	var bad model.Invalids
 	s.checkNetwork(&bad)
 	s.checkAdmin(&bad)
@@ -116,7 +118,7 @@ func (o Options) check() (*settings, error) {
 	return s, bad.Err()
 }
 
-func (s *settings) checkNetwork(bad *model.Invalids) {
+func (s *checked) checkNetwork(bad *model.Invalids) {
 	if !s.WGSubnet.Addr().Is4() || s.WGSubnet.Bits() < 8 || s.WGSubnet.Bits() > 30 {
 		bad.Add("GC_WG_SUBNET", "must be an IPv4 network from /8 to /30, such as 10.8.0.0/24")
 	} else if s.WGSubnet = s.WGSubnet.Masked(); !s.WGSubnet.Contains(s.WGGateway) || s.WGGateway == s.WGSubnet.Addr() {
@@ -152,6 +154,10 @@ func (s *settings) checkNetwork(bad *model.Invalids) {
 		}
 		s.allowedIPs = append(s.allowedIPs, p)
 	}
+	s.exit = model.Exit{Enabled: s.Exit, RedirectDNS: s.RedirectDNS}
+	if s.exit.PrivateNetworks, err = model.ParseNetworks("GC_EXIT_PRIVATE_NETWORKS", s.ExitPrivate); err != nil {
+		bad.AddError(err)
+	}
 	if s.WGPrivateKey != "" {
 		if s.wgKey, err = model.ParsePrivateKey(strings.TrimSpace(s.WGPrivateKey.Reveal())); err != nil {
 			bad.Add("GC_WG_PRIVATE_KEY", "%v", err)
@@ -162,7 +168,7 @@ func (s *settings) checkNetwork(bad *model.Invalids) {
 	}
 }
 
-func (s *settings) checkAdmin(bad *model.Invalids) {
+func (s *checked) checkAdmin(bad *model.Invalids) {
 	if s.BaseURL == "" {
 		s.BaseURL = "http://localhost"
 		if s.Port != 0 { // else the system picks one, which nobody knows yet
@@ -194,7 +200,7 @@ func (s *settings) checkAdmin(bad *model.Invalids) {
 }
 
 // subnets are the networks of the tunnel of the server with this key.
-func (s *settings) subnets(server model.PublicKey) (model.Subnets, error) {
+func (s *checked) subnets(server model.PublicKey) (model.Subnets, error) {
 	n := model.Subnets{V4: s.WGSubnet}
 	if s.WGSubnet6 == "" {
 		return n, nil
@@ -207,7 +213,7 @@ func (s *settings) subnets(server model.PublicKey) (model.Subnets, error) {
 // clientNetworks is what client configs send into the tunnel: the configured
 // networks and, if none of those is of IPv6 although the tunnel has it, all of
 // that where they have all of IPv4, else the network of the tunnel.
-func (s *settings) clientNetworks(subnet6 netip.Prefix) string {
+func (s *checked) clientNetworks(subnet6 netip.Prefix) string {
 	list := slices.Clone(s.allowedIPs)
 	is6 := func(p netip.Prefix) bool { return p.Addr().Is6() }
 	if subnet6.IsValid() && !slices.ContainsFunc(list, is6) {
@@ -225,13 +231,13 @@ func (s *settings) clientNetworks(subnet6 netip.Prefix) string {
 
 // endpoint is what client configs name: the host and the port that the device
 // really listens on.
-func (s *settings) endpoint(port uint16) string {
+func (s *checked) endpoint(port uint16) string {
 	return net.JoinHostPort(s.WGHost, strconv.Itoa(int(port)))
 }
 
 // publicAddrs are the addresses that peers know this server by and that no
 // interface of this host may have, as behind a NAT.
-func (s *settings) publicAddrs() []netip.Addr {
+func (s *checked) publicAddrs() []netip.Addr {
 	if a, err := netip.ParseAddr(s.WGHost); err == nil {
 		return []netip.Addr{a.Unmap()}
 	}
@@ -240,7 +246,7 @@ func (s *settings) publicAddrs() []netip.Addr {
 
 // blockedPorts are those that port routes cannot take: the configured ones and
 // our own.
-func (s *settings) blockedPorts(own ...uint16) []uint16 {
+func (s *checked) blockedPorts(own ...uint16) []uint16 {
 	list := append(slices.Clone(s.L4BlockedPorts), own...)
 	slices.Sort(list)
 	return slices.Compact(list)

@@ -141,7 +141,7 @@ func (a *App) openDoor(srv *http.Server) {
 func (a *App) drain() error {
 	a.stopping.Store(true)
 	a.forwarder.Drain()
-	ctx, cancel := context.WithTimeout(context.Background(), a.settings.ShutdownTimeout.Duration())
+	ctx, cancel := context.WithTimeout(context.Background(), a.options.ShutdownTimeout.Duration())
 	defer cancel()
 	var open sync.WaitGroup
 	for _, shut := range a.doors {
@@ -169,9 +169,9 @@ func (a *App) loop(f func() error) {
 }
 
 func (a *App) apiOptions() api.Options {
-	s := a.settings
+	s := a.options
 	return api.Options{
-		Log: a.log.With("part", "api"), Accounts: a.accounts, Peers: a.peers, Routes: a.routes, Backup: a.backup, Events: a.activity,
+		Log: a.log.With("part", "api"), Accounts: a.accounts, Peers: a.peers, Routes: a.routes, Settings: a.settings, Backup: a.backup, Events: a.activity,
 		WG: func() api.WG {
 			t := a.tunnel.Status()
 			return api.WG{Running: t.Running, PublicKey: t.PublicKey, ListenPort: t.ListenPort, Peers: t.Peers}

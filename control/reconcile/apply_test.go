@@ -456,3 +456,39 @@ func BenchmarkOneChange(b *testing.B) {
 		})
 	}
 }
+
+// What is stored of the exit replaces what the facts say, at once and after a
+// restart; what cannot be read opens nothing.
+func TestExitSettings(t *testing.T) {
+	g := newGateway(t)
+	if err := g.Apply(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct{ key, value, want string }{
+		{model.ExitPrivateKey, "10.0.0.0/8", "{true [10.0.0.0/8] false}"},
+		{model.ExitEnabledKey, "false", "{false [10.0.0.0/8] false}"},
+		{model.ExitRedirectKey, "true", "{false [10.0.0.0/8] true}"},
+		{"custom_dns", "9.9.9.9", "{false [10.0.0.0/8] true}"},
+		{model.ExitPrivateKey, "nonsense", "{false [] true}"},
+		{model.ExitEnabledKey, "", "{true [] true}"}, // deleted
+	} {
+		if err := g.put(t, func(tx *store.Tx) error {
+			if step.value == "" {
+				_, err := store.Settings.Delete(tx, step.key)
+				return err
+			}
+			return store.Settings.Put(tx, &store.Setting{Key: step.key, Value: step.value})
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprint(g.Plan().Netstack.Exit); got != step.want {
+			t.Errorf("after %s=%s: %s instead of %s", step.key, step.value, got, step.want)
+		}
+		if err := g.Apply(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprint(g.Plan().Netstack.Exit); got != step.want {
+			t.Errorf("read anew after %s=%s: %s instead of %s", step.key, step.value, got, step.want)
+		}
+	}
+}

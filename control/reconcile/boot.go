@@ -49,7 +49,7 @@ func (r *Reconciler) sift(s *state, now time.Time) (good *state, skip map[model.
 		return err
 	}
 	nothing := compile(new(state), &r.Facts, nil, now)
-	good = &state{revision: s.revision, groups: s.groups, routes: s.routes}
+	good = &state{revision: s.revision, groups: s.groups, routes: s.routes, exit: s.exit}
 	good.peers = accepted(s.peers, func(list []*peer) error {
 		return try(nothing, everything, &state{peers: list})
 	}, func(p *peer, err error) {

@@ -28,8 +28,7 @@ type Facts struct {
 	Subnets        model.Subnets  // of the tunnel
 	AdminHosts     []string       // normalised names of the admin host
 	TrustedProxies []netip.Prefix // whose X-Forwarded-* is believed
-	Exit           bool           // peers may reach the internet
-	ExitPrivate    []netip.Prefix // and these private ranges
+	Exit           model.Exit     // where no setting says otherwise
 }
 
 // staticNames are the labels of the internal zone that mean this server.
@@ -76,7 +75,11 @@ func enabledRoutes(s *state, skip map[model.RouteID]error) []*model.Route {
 }
 
 func compileNetstack(s *state, f *Facts, now time.Time) *netstack.Config {
-	c := &netstack.Config{Exit: netstack.Exit{Enabled: f.Exit, Private: f.ExitPrivate}}
+	exit := f.Exit
+	for _, row := range s.exit {
+		exit = exit.With(row.Key, row.Value)
+	}
+	c := &netstack.Config{Exit: netstack.Exit{Enabled: exit.Enabled, Private: exit.PrivateNetworks, RedirectDNS: exit.RedirectDNS}}
 	c.Peers = make([]netstack.Peer, 0, len(s.peers))
 	var prefixes []netip.Prefix // of all peers, in one piece
 	if f.Subnets.V6.IsValid() {

@@ -27,8 +27,7 @@ var testFacts = Facts{
 	Gateway:        netip.MustParseAddr("10.8.0.1"),
 	AdminHosts:     []string{"gate.example.com", "127.0.0.1", "localhost"},
 	TrustedProxies: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")},
-	Exit:           true,
-	ExitPrivate:    []netip.Prefix{netip.MustParsePrefix("192.168.1.0/24")},
+	Exit:           model.Exit{Enabled: true, PrivateNetworks: []netip.Prefix{netip.MustParsePrefix("192.168.1.0/24")}},
 }
 
 var testNow = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)

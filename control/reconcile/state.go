@@ -18,7 +18,8 @@ type state struct {
 	peers    []*peer
 	groups   []*model.Group
 	routes   []*model.Route
-	partial  bool // a stored peer is left out, because no plane would take it
+	exit     []*store.Setting // of model.ExitKeys, those that are stored
+	partial  bool             // a stored peer is left out, because no plane would take it
 }
 
 // peer is a stored peer and its preshared key, unsealed once.
@@ -102,7 +103,25 @@ func load(tx *store.Tx, sealer *store.Sealer) (s *state, unreadable []error) {
 		}
 		s.routes = append(s.routes, r)
 	}
+	var err error
+	if s.exit, err = exitSettings(tx); err != nil {
+		unreadable = append(unreadable, err)
+	}
 	return s, unreadable
+}
+
+// exitSettings reads what is stored of the exit. One that cannot be read says no.
+func exitSettings(tx *store.Tx) (list []*store.Setting, err error) {
+	for _, key := range model.ExitKeys() {
+		row, failed := store.Settings.Get(tx, key)
+		if failed != nil {
+			row, err = &store.Setting{Key: key}, failed
+		}
+		if row != nil {
+			list = append(list, row)
+		}
+	}
+	return list, err
 }
 
 func open(p *model.Peer, sealer *store.Sealer) (*peer, error) {
@@ -116,7 +135,7 @@ func open(p *model.Peer, sealer *store.Sealer) (*peer, error) {
 // after returns the state that tx leads to from s, and what is different there.
 // Routes in skip count as absent before: no plane has them.
 func (s *state) after(tx *store.Tx, sealer *store.Sealer, skip map[model.RouteID]error) (*state, difference, error) {
-	next := &state{tx.Revision(), slices.Clone(s.peers), slices.Clone(s.groups), slices.Clone(s.routes), s.partial}
+	next := &state{tx.Revision(), slices.Clone(s.peers), slices.Clone(s.groups), slices.Clone(s.routes), s.exit, s.partial}
 	var d difference
 	for _, c := range tx.Changes() {
 		switch c.Table {
@@ -140,6 +159,15 @@ func (s *state) after(tx *store.Tx, sealer *store.Sealer, skip map[model.RouteID
 			}
 			d.addGroup(id, s.group(id), now)
 			next.groups = replace(next.groups, id, now, compareGroup)
+		case store.Settings.Name():
+			if !slices.Contains(model.ExitKeys(), store.Settings.Key(c.Key)) {
+				continue
+			}
+			var err error
+			if next.exit, err = exitSettings(tx); err != nil {
+				return nil, d, err
+			}
+			d.netstack = true
 		case store.Routes.Name():
 			id := store.Routes.Key(c.Key)
 			now, err := store.Routes.Get(tx, id)

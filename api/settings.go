@@ -1,0 +1,38 @@
+package api
+
+import (
+	"context"
+
+	"gatecontrol/control/settings"
+)
+
+type exitView struct {
+	Enabled         bool     `json:"enabled" doc:"Peers may reach the internet through this server"`
+	PrivateNetworks []string `json:"private_networks" doc:"Private networks that they may reach"`
+	RedirectDNS     bool     `json:"redirect_dns" doc:"Questions to other resolvers are answered by the resolver of the tunnel"`
+}
+
+type exitAnswer struct {
+	OK   ok       `json:"ok"`
+	Data exitView `json:"data"`
+}
+
+func (s *Server) getExit(ctx context.Context, _ *request, _ *none) (exitAnswer, error) {
+	e, err := s.Settings.Exit(ctx)
+	if err != nil {
+		return exitAnswer{}, err
+	}
+	v := exitView{Enabled: e.Enabled, PrivateNetworks: make([]string, len(e.PrivateNetworks)), RedirectDNS: e.RedirectDNS}
+	for i, p := range e.PrivateNetworks {
+		v.PrivateNetworks[i] = p.String()
+	}
+	return exitAnswer{Data: v}, nil
+}
+
+type exitChange struct {
+	Body settings.ExitInput
+}
+
+func (s *Server) setExit(ctx context.Context, _ *request, in *exitChange) (done, error) {
+	return done{}, s.Settings.SetExit(ctx, in.Body)
+}
