@@ -41,19 +41,23 @@ func BenchmarkClassify(b *testing.B) {
 
 // BenchmarkThroughput sends TCP from a server to a peer and back, through both
 // devices' cryptography and loopback UDP. The far end is the same foreign peer;
-// the near end is ours or wireguard-go's own.
+// the near end is ours, over IPv4 or IPv6, or wireguard-go's own.
 func BenchmarkThroughput(b *testing.B) {
-	for _, near := range []string{"hub", "bundled"} {
+	for _, near := range []string{"hub", "hub IPv6", "bundled"} {
 		for _, direction := range []string{"send", "receive"} {
 			b.Run(near+"/"+direction, func(b *testing.B) {
-				far := newForeign(b, 2)
+				far := newDualForeign(b, 2)
 				var c net.Conn
 				accepted := make(chan net.Conn, 1)
-				if near == "hub" {
-					d := started(b, nil, peers(far))
+				if near != "bundled" {
+					d := started(b, dual, peers(far))
 					far.join(d)
 					far.listen(80, func(c net.Conn) { accepted <- c; <-b.Context().Done() })
-					c = dialPeer(b, d, "tcp", far.addr, 80)
+					addr := far.addr
+					if near == "hub IPv6" {
+						addr = far.addr6
+					}
+					c = dialPeer(b, d, "tcp", addr, 80)
 				} else {
 					near := newBundledServer(b, far)
 					far.listen(80, func(c net.Conn) { accepted <- c; <-b.Context().Done() })
