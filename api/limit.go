@@ -24,15 +24,6 @@ type limitKey struct {
 	addr  netip.Addr
 }
 
-func addrKey(a netip.Addr) limitKey {
-	if a = a.Unmap(); a.Is6() {
-		if p, err := a.WithZone("").Prefix(64); err == nil {
-			a = p.Addr()
-		}
-	}
-	return limitKey{addr: a}
-}
-
 // limiter counts in fixed windows that begin with the first request.
 type limiter struct {
 	limit  int

@@ -71,7 +71,7 @@ func (s *Server) admit(w http.ResponseWriter, r *request, o *operation) (key lim
 	if o.limiter == nil {
 		return key, false, nil
 	}
-	key = addrKey(r.peer.addr)
+	key = limitKey{addr: s.Clients.Key(r.peer.addr)}
 	if r.token != nil {
 		key = limitKey{token: r.token.Token.ID}
 	}

@@ -48,8 +48,9 @@ type Options struct {
 	AllowedHosts []string // Host values served besides that of BaseURL, localhost and addresses
 	AdminUser    string   // whose password the local socket resets
 	Version      string
-	LoginLimit   int // sign-ins of one address in 15 minutes
-	APILimit     int // requests of one address with a login, or of one token, in 15 minutes
+	LoginLimit   int           // sign-ins of one address in 15 minutes
+	APILimit     int           // requests of one address with a login, or of one token, in 15 minutes
+	Clients      model.Clients // tells what one address is there
 	Now          func() time.Time
 }
 

@@ -223,13 +223,13 @@ func (a *App) buildPlanes(context.Context) (err error) {
 	dial := a.newDialer().dial
 	if a.proxy, err = proxy.New(proxy.Options{
 		Log: a.log.With("part", "proxy"), Dial: dial, DialAdmin: a.web.pipe.dial,
-		Certificate: a.authority.Certificate, HTTPSPort: portOf(a.web.https),
+		Certificate: a.authority.Certificate, HTTPSPort: portOf(a.web.https), Clients: a.clients(),
 	}); err != nil {
 		return err
 	}
 	a.onStop("proxy", a.proxy.Close)
 	if a.forwarder, err = l4.New(l4.Options{
-		Log: a.log.With("part", "l4"), Dial: dial, Binds: []l4.Bind{
+		Log: a.log.With("part", "l4"), Dial: dial, Clients: a.clients(), Binds: []l4.Bind{
 			l4.HostBind(""),
 			{Name: "tunnel", Listen: a.tunnel.Listen, ListenPacket: a.tunnel.ListenPacket},
 		},
@@ -247,6 +247,9 @@ func (a *App) buildPlanes(context.Context) (err error) {
 	}
 	return nil
 }
+
+// clients tells peers apart where addresses of IPv6 are counted.
+func (a *App) clients() model.Clients { return model.Clients{Tunnel: a.subnets.V6} }
 
 // ownPorts are the TCP and UDP ports of this host that this process serves.
 func (a *App) ownPorts() []uint16 {

@@ -212,12 +212,14 @@ func (s *checked) subnets(server model.PublicKey) (model.Subnets, error) {
 
 // clientNetworks is what client configs send into the tunnel: the configured
 // networks and, if none of those is of IPv6 although the tunnel has it, all of
-// that where they have all of IPv4, else the network of the tunnel.
+// that where they have all of IPv4, in one piece or in the two halves that leave
+// a default route alone, else the network of the tunnel.
 func (s *checked) clientNetworks(subnet6 netip.Prefix) string {
 	list := slices.Clone(s.allowedIPs)
 	is6 := func(p netip.Prefix) bool { return p.Addr().Is6() }
 	if subnet6.IsValid() && !slices.ContainsFunc(list, is6) {
-		if slices.Contains(list, netip.PrefixFrom(netip.IPv4Unspecified(), 0)) {
+		low, high := netip.MustParsePrefix("0.0.0.0/1"), netip.MustParsePrefix("128.0.0.0/1")
+		if slices.Contains(list, netip.PrefixFrom(netip.IPv4Unspecified(), 0)) || slices.Contains(list, low) && slices.Contains(list, high) {
 			subnet6 = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 		}
 		list = append(list, subnet6)

@@ -198,7 +198,7 @@ func (a *App) apiOptions() api.Options {
 		},
 		Reload: a.reload, DNS: api.DNS{Enabled: a.resolver != nil, Domain: s.DNSDomain, Gateway: s.WGGateway},
 		BaseURL: s.baseURL, AllowedHosts: s.AllowedHosts, AdminUser: s.AdminUser, Version: a.version,
-		LoginLimit: s.RateLimitLogin, APILimit: s.RateLimitAPI, Now: a.now,
+		LoginLimit: s.RateLimitLogin, APILimit: s.RateLimitAPI, Clients: a.clients(), Now: a.now,
 	}
 }
 

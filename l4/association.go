@@ -67,7 +67,7 @@ func (a *association) finish() {
 		delete(a.socket.associations, a.client)
 	}
 	p.mu.Unlock()
-	p.server.udp.release(a.route, clientKey(a.client.Addr()))
+	p.server.udp.release(a.route, p.server.clients.Key(a.client.Addr()))
 }
 
 // carryAnswers passes what the target sends to the client, until the

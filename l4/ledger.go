@@ -92,13 +92,3 @@ func (l *ledger) addTo(m map[model.RouteID]int) {
 		m[id] += n
 	}
 }
-
-// clientKey is the address that limits are counted by.
-func clientKey(a netip.Addr) netip.Addr {
-	a = a.Unmap().WithZone("")
-	if a.Is6() {
-		p, _ := a.Prefix(64) // 64 fits an IPv6 address
-		a = p.Addr()
-	}
-	return a
-}

@@ -169,9 +169,7 @@ func addrPort(a net.Addr) netip.AddrPort {
 	switch a := a.(type) {
 	case nil:
 		return netip.AddrPort{}
-	case *net.TCPAddr:
-		return a.AddrPort()
-	case *net.UDPAddr:
+	case interface{ AddrPort() netip.AddrPort }:
 		return a.AddrPort()
 	}
 	ap, _ := netip.ParseAddrPort(a.String())

@@ -34,11 +34,15 @@ type Options struct {
 
 	// TCP and UDP bound the flows; what is zero has a default.
 	TCP, UDP Limits
+
+	// Clients tells whom flows are counted against.
+	Clients model.Clients
 }
 
 // Server forwards ports. Its methods may be called at the same time.
 type Server struct {
 	log     *slog.Logger
+	clients model.Clients
 	dial    func(ctx context.Context, network string, addr netip.AddrPort) (net.Conn, error)
 	binds   []Bind
 	start   time.Time     // what times of associations count from
@@ -92,6 +96,7 @@ func New(o Options) (*Server, error) {
 	}
 	return &Server{
 		log:     o.Log.With("part", "l4"),
+		clients: o.Clients,
 		dial:    o.Dial,
 		binds:   slices.Clone(o.Binds),
 		start:   time.Now(),

@@ -61,7 +61,7 @@ func (p *port) acceptLoop(ln net.Listener) {
 // accepted starts a flow for conn if the limits allow it. The flow's goroutine
 // ends when the flow does; reset ends it from outside.
 func (p *port) accepted(conn net.Conn) {
-	f := &tcpFlow{port: p, client: conn, from: clientKey(addrPort(conn.RemoteAddr()).Addr())}
+	f := &tcpFlow{port: p, client: conn, from: p.server.clients.Key(addrPort(conn.RemoteAddr()).Addr())}
 	ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
 	f.cancel = cancel
 	if !p.begin(f) {

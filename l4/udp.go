@@ -144,7 +144,7 @@ func (u *udpSocket) received(b []byte, from sender) {
 // that carries its answers; nil if a limit or the target forbids it.
 func (u *udpSocket) associate(from sender) *association {
 	p, s := u.port, u.port.server
-	own, client := p.ownerNow(), clientKey(from.at.Addr())
+	own, client := p.ownerNow(), p.server.clients.Key(from.at.Addr())
 	if s.draining.Load() {
 		return nil
 	}

@@ -5,6 +5,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"gatecontrol/model"
 )
 
 // Sizes that hold for every connection. A request head must fit the buffer of
@@ -78,21 +80,23 @@ func connectionCap() int {
 // to backends count towards the total but are never refused here, so a full
 // house sheds the newest client rather than the requests of those inside.
 type census struct {
+	addresses model.Clients
+
 	mu      sync.Mutex
 	total   int
-	clients map[netip.Prefix]int
+	clients map[netip.Addr]int
 }
 
 // enter admits a connection of addr, or reports that there is no room.
 func (c *census) enter(addr netip.Addr, l *limits) bool {
-	key := countedAs(addr)
+	key := c.addresses.Key(addr)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.total >= l.total || c.clients[key] >= l.perAddress {
 		return false
 	}
 	if c.clients == nil {
-		c.clients = make(map[netip.Prefix]int)
+		c.clients = make(map[netip.Addr]int)
 	}
 	c.total++
 	c.clients[key]++
@@ -100,7 +104,7 @@ func (c *census) enter(addr netip.Addr, l *limits) bool {
 }
 
 func (c *census) leave(addr netip.Addr) {
-	key := countedAs(addr)
+	key := c.addresses.Key(addr)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.total--
@@ -114,15 +118,4 @@ func (c *census) backend(n int) {
 	c.mu.Lock()
 	c.total += n
 	c.mu.Unlock()
-}
-
-// countedAs is whom a client address stands for: itself, or in IPv6 the /64
-// that one subscriber usually has to himself.
-func countedAs(addr netip.Addr) netip.Prefix {
-	bits := 32
-	if addr.Is6() {
-		bits = 64
-	}
-	p, _ := addr.Prefix(bits)
-	return p
 }

@@ -22,6 +22,8 @@ import (
 	"time"
 
 	"github.com/valyala/fasthttp"
+
+	"gatecontrol/model"
 )
 
 // Options are what a Server is made of. Log, Dial and Certificate are needed.
@@ -38,6 +40,8 @@ type Options struct {
 	Certificate func(name string) (*tls.Certificate, error)
 	// HTTPSPort is put into redirects to https; 0 and 443 are left out.
 	HTTPSPort uint16
+	// Clients tells whom connections are counted against.
+	Clients model.Clients
 }
 
 // Server is the HTTP plane. All methods may be called at any time from any
@@ -74,6 +78,7 @@ func New(opts Options) (*Server, error) {
 	s := &Server{
 		opts:      opts,
 		limits:    defaultLimits(),
+		census:    census{addresses: opts.Clients},
 		listeners: make(map[net.Listener]struct{}),
 		conns:     make(map[*conn]struct{}),
 		backends:  make(map[*backendConn]struct{}),

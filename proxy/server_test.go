@@ -131,22 +131,6 @@ func TestConnectionLimits(t *testing.T) {
 	}
 }
 
-func TestCountedAs(t *testing.T) {
-	for _, tt := range []struct {
-		a, b string
-		same bool
-	}{
-		{"10.0.0.1", "10.0.0.1", true},
-		{"10.0.0.1", "10.0.0.2", false},
-		{"2001:db8::1", "2001:db8::ffff:2", true},
-		{"2001:db8:0:1::1", "2001:db8:0:2::1", false},
-	} {
-		if got := countedAs(netip.MustParseAddr(tt.a)) == countedAs(netip.MustParseAddr(tt.b)); got != tt.same {
-			t.Errorf("%s and %s are the same: %v", tt.a, tt.b, got)
-		}
-	}
-}
-
 func TestIdleLimit(t *testing.T) {
 	r := newRig(t, Config{}, func(_ *Options, l *limits) { l.idle = 80 * time.Millisecond })
 	for _, first := range []string{"", "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"} {

@@ -65,6 +65,9 @@ func (s *Service) SetExit(ctx context.Context, in ExitInput) error {
 	if err != nil {
 		return err
 	}
+	if !in.Enabled.Set && !in.PrivateNetworks.Set && !in.RedirectDNS.Set {
+		return nil
+	}
 	now := s.o.Now().UTC()
 	return s.o.DB.Update(ctx, func(tx *store.Tx) error {
 		for _, row := range []struct {
