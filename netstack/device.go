@@ -61,7 +61,7 @@ type Options struct {
 
 	// DialExit opens the connections of the exit, network "tcp", "udp" or "icmp".
 	// Every address is judged before it is asked. Nil dials from this host. All but
-	// "tcp" are opened without waiting. What it returns for "icmp" carries whole
+	// "tcp" are opened, and written to, without waiting. What it returns for "icmp" carries whole
 	// ICMP echo messages in datagrams, whose identifier is its local port.
 	DialExit func(ctx context.Context, network string, addr netip.AddrPort) (net.Conn, error)
 

@@ -42,8 +42,8 @@ const dnsPort = 53
 // not all of them do so.
 const dialTimeout = 30 * time.Second
 
-// exit carries flows of peers to the internet: the stack ends them here, and
-// this host dials their destination.
+// exit carries flows of peers to the internet: they end here, TCP in the stack,
+// and this host dials their destination.
 type exit struct {
 	log     *slog.Logger
 	d       *Device

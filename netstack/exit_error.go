@@ -149,11 +149,8 @@ func quotePacket(pkt *stack.PacketBuffer) []byte {
 	return append(quote, payload.AsSlice()[:min(payload.Size(), limit-len(quote))]...)
 }
 
-// hops returns how many routers the packet may still pass.
-func hops(pkt *stack.PacketBuffer) uint8 { return hopsOf(pkt.NetworkHeader().Slice()) }
-
-// hopsOf does the same for a packet as it is on the wire.
-func hopsOf(p []byte) uint8 {
+// hops returns how many routers a packet may still pass.
+func hops(p []byte) uint8 {
 	if isIPv6(p) {
 		return p[7]
 	}

@@ -88,7 +88,7 @@ func (e *exit) handleICMP(id stack.TransportEndpointID, pkt *stack.PacketBuffer)
 	view := stack.PayloadSince(pkt.TransportHeader())
 	defer view.Release()
 	if ident, ok := parseEcho(view.AsSlice(), icmpEcho); ok {
-		e.request(netip.AddrPortFrom(src, ident), dst, view.AsSlice(), hops(pkt), func() []byte { return quotePacket(pkt) })
+		e.request(netip.AddrPortFrom(src, ident), dst, view.AsSlice(), hops(pkt.NetworkHeader().Slice()), func() []byte { return quotePacket(pkt) })
 	}
 	return true
 }

@@ -156,7 +156,17 @@ type joinedWrite struct {
 	errno   unix.Errno
 }
 
-func newJoinedWrite() *joinedWrite {
+// newJoinedWrite returns nil on kernels before 4.18: they pass over what they do
+// not know, and would send all as one datagram.
+func newJoinedWrite(c syscall.RawConn) *joinedWrite {
+	known := false
+	_ = c.Control(func(fd uintptr) {
+		_, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_SEGMENT)
+		known = err == nil
+	})
+	if !known {
+		return nil
+	}
 	w := new(joinedWrite)
 	w.msg.Iov, w.msg.Control = &w.data[0], &w.control[0]
 	w.msg.SetControllen(unix.CmsgSpace(2))

@@ -30,7 +30,7 @@ func (*joinedRead) read(fd uintptr, b []byte) (n, segment int, err error) {
 
 type joinedWrite struct{}
 
-func newJoinedWrite() *joinedWrite { return nil }
+func newJoinedWrite(syscall.RawConn) *joinedWrite { return nil }
 
 func (*joinedWrite) write(syscall.RawConn, [][]byte, int) error { return syscall.EOPNOTSUPP }
 

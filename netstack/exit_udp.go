@@ -1,7 +1,6 @@
 package netstack
 
 import (
-	"encoding/binary"
 	"errors"
 	"net"
 	"net/netip"
@@ -24,17 +23,6 @@ const (
 	udpIdle    = 120 * time.Second
 	udpIdleDNS = 30 * time.Second
 )
-
-// flowKey is a flow of TCP or UDP: both addresses, of IPv4 with zeros behind
-// them, and both ports.
-type flowKey [2*16 + 4]byte
-
-// keyOf reads the key out of the addresses and ports of a packet.
-func keyOf(addresses, ports []byte) (k flowKey) {
-	copy(k[:32], addresses)
-	copy(k[32:], ports[:4])
-	return k
-}
 
 // associations are the UDP flows that are open.
 type associations struct {
@@ -116,9 +104,10 @@ func (r *udpRun) flush() {
 // to be whole, or hands it over if it is for this host. It reports false if it is
 // to be refused, which the stack does.
 func (e *exit) takeDatagram(r *udpRun, t *table, packet []byte, v verdict) bool {
-	payload, ok := datagramPayload(packet, v.header)
-	if !ok {
-		return true // damaged
+	payload, ok := datagramPayload(packetAddresses(packet), packet[v.header:])
+	if !ok || !isIPv6(packet) && checksum(packet[:v.header]) != 0 {
+		e.d.hub.corrupted.Add(1)
+		return true
 	}
 	key := keyOf(packetAddresses(packet), packet[v.header:])
 	a := r.a
@@ -131,7 +120,7 @@ func (e *exit) takeDatagram(r *udpRun, t *table, packet []byte, v verdict) bool 
 			case ourselves:
 				return e.handDatagram(payload, v.from, src, dst)
 			}
-			if a = e.associate(v.from, key, src, dst, hopsOf(packet), packet); a == nil {
+			if a = e.associate(v.from, key, src, dst, hops(packet), packet); a == nil {
 				return true
 			}
 		}
@@ -160,21 +149,28 @@ func (e *exit) handleUDP(id stack.TransportEndpointID, pkt *stack.PacketBuffer) 
 		return false
 	}
 	p, v := e.judge(e.d.table.Load(), src.Addr(), dst)
-	switch v {
-	case refused:
+	if v == refused {
 		return false
-	case ourselves:
-		return e.handDatagram(pkt.Data().AsRange().ToSlice(), p, src, dst)
 	}
 	network := pkt.NetworkHeader().Slice()
-	key := keyOf(packetAddresses(network), pkt.TransportHeader().Slice())
+	view := stack.PayloadSince(pkt.TransportHeader())
+	defer view.Release()
+	payload, ok := datagramPayload(packetAddresses(network), view.AsSlice())
+	if !ok { // the stack has not looked yet
+		e.d.hub.corrupted.Add(1)
+		return true
+	}
+	if v == ourselves {
+		return e.handDatagram(payload, p, src, dst)
+	}
+	key := keyOf(packetAddresses(network), view.AsSlice())
 	a := e.associations.find(key)
 	if a == nil || a.flow.from != p.identity || !a.flow.alive() {
-		a = e.associate(p, key, src, dst, hopsOf(network), quotePacket(pkt))
+		a = e.associate(p, key, src, dst, hops(network), quotePacket(pkt))
 	}
 	if a != nil {
 		var r udpRun
-		r.add(a, pkt.Data().AsRange().ToSlice())
+		r.add(a, payload)
 		r.flush()
 	}
 	return true
@@ -250,18 +246,35 @@ func (s *associations) forget(a *association) {
 	}
 }
 
-// send writes payloads of the peer, all but the last of size bytes.
+// send writes payloads of the peer, all but the last of size bytes: in one call
+// if the system takes that, else one by one. What comes after a failure is lost.
 func (a *association) send(payloads [][]byte, size int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	err := a.host.writeAll(payloads, size)
-	if isReported(err) { // about earlier ones, perhaps
+	if len(payloads) > 1 && a.host.joins() {
+		if err := a.try(func() error { return a.host.writeJoined(payloads, size) }); !segmentsRefused(err) {
+			return
+		}
+	}
+	for _, b := range payloads {
+		if a.try(func() error { return a.host.write(b) }) != nil {
+			return
+		}
+	}
+}
+
+// try writes once more if what the system says is about something earlier, and
+// tells the peer why it failed.
+func (a *association) try(write func() error) error {
+	err := write()
+	if isReported(err) {
 		a.takeErrors()
-		err = a.host.writeAll(payloads, size)
+		err = write()
 	}
 	if what, ok := localError(err); ok {
 		a.exit.refuse(what, a.quote())
 	}
+	return err
 }
 
 // pump sends answers to the peer until reading fails. A destination that has
@@ -269,13 +282,17 @@ func (a *association) send(payloads [][]byte, size int) {
 func (a *association) pump(from *datagramReader) error {
 	for {
 		buf, sizes, err := from.next()
+		var last *wireguard.Burst
 		if len(sizes) > 0 {
 			a.answered = true
 			a.touch()
-			a.deliver(buf[:], sizes)
+			last = a.deliver(buf[:], sizes)
 		}
 		if buf != nil {
 			a.exit.datagramBuffers.Put(buf)
+		}
+		if last != nil {
+			last.SendSoon(true)
 		}
 		switch {
 		case isReported(err):
@@ -290,24 +307,25 @@ func (a *association) pump(from *datagramReader) error {
 }
 
 // deliver sends datagrams of these sizes to the peer. They stand one behind the
-// other in buf.
-func (a *association) deliver(buf []byte, sizes []int) {
+// other in buf. The last ones are left to the caller, since sending may wait and
+// the buffer is large: most often they are all, in a small one.
+func (a *association) deliver(buf []byte, sizes []int) *wireguard.Burst {
 	h := a.exit.d.hub
 	to := h.table.Load().lookup(a.flow.src.Addr())
 	if to == nil || to.identity != a.flow.from {
 		h.filtered.Add(1)
-		return
+		return nil
 	}
-	a.exit.sendDatagrams(to, a.flow.dst, a.flow.src, buf, sizes)
+	return a.exit.sendDatagrams(to, a.flow.dst, a.flow.src, buf, sizes)
 }
 
 // sendDatagrams sends datagrams of these sizes, which stand one behind the other
-// in buf, to a peer.
-func (e *exit) sendDatagrams(to *peer, src, dst netip.AddrPort, buf []byte, sizes []int) {
+// in buf, to a peer. It returns those that are left to be sent, nil for none.
+func (e *exit) sendDatagrams(to *peer, src, dst netip.AddrPort, buf []byte, sizes []int) *wireguard.Burst {
 	h := e.d.hub
 	defer h.survive()
 	if to.wg == nil {
-		return
+		return nil
 	}
 	ip := ipv4Header
 	if dst.Addr().Is6() {
@@ -345,9 +363,7 @@ func (e *exit) sendDatagrams(to *peer, src, dst netip.AddrPort, buf []byte, size
 		}
 		appendDatagram(e.appendIP(room[:0], src.Addr(), dst.Addr(), udpHeader+n), src, dst, sum, payload)
 	}
-	if b != nil {
-		b.SendSoon(true)
-	}
+	return b
 }
 
 // appendIP writes the IP header of a datagram with size bytes of payload.
@@ -361,30 +377,6 @@ func (e *exit) appendIP(b []byte, src, dst netip.Addr, size int) []byte {
 	return b
 }
 
-// appendDatagram writes a datagram with its checksum. sum is of the addresses.
-func appendDatagram(b []byte, src, dst netip.AddrPort, sum onesSum, payload []byte) []byte {
-	start := len(b)
-	b = binary.BigEndian.AppendUint16(b, src.Port())
-	b = binary.BigEndian.AppendUint16(b, dst.Port())
-	b = binary.BigEndian.AppendUint16(b, uint16(udpHeader+len(payload)))
-	b = append(append(b, 0, 0), payload...)
-	check := sum.add(b[start:]).word(uint16(udpHeader + len(payload))).fold()
-	if check != 0xffff { // a checksum of 0 would mean none
-		check = ^check
-	}
-	binary.BigEndian.PutUint16(b[start+6:], check)
-	return b
-}
-
-// pseudoSum is of what the pseudo headers of a flow's packets have in common.
-func pseudoSum(src, dst netip.Addr, proto uint16) onesSum {
-	a, b := src.As16(), dst.As16()
-	if dst.Is4() {
-		return onesSum(0).add(a[12:]).add(b[12:]).word(proto)
-	}
-	return onesSum(0).add(a[:]).add(b[:]).word(proto)
-}
-
 // takeErrors tells the peer what routers and the destination have told.
 func (a *association) takeErrors() {
 	if a.host.raw != nil {
@@ -396,40 +388,3 @@ func (a *association) takeErrors() {
 func (a *association) quote() []byte { return quoteDatagram(a.flow, int(a.size.Load())) }
 
 func (a *association) touch() { a.last.Store(int64(time.Since(a.exit.since))) }
-
-// datagramPayload returns what is in a UDP datagram, whose header is at the
-// offset. It reports false if that or the checksum is wrong.
-func datagramPayload(packet []byte, offset int) ([]byte, bool) {
-	d := packet[offset:]
-	if len(d) < udpHeader {
-		return nil, false
-	}
-	size := int(binary.BigEndian.Uint16(d[4:]))
-	if size < udpHeader || size > len(d) {
-		return nil, false
-	}
-	d = d[:size]
-	if d[6]|d[7] == 0 && !isIPv6(packet) { // only IPv4 allows none (RFC 8200 section 8.1)
-		return d[udpHeader:], true
-	}
-	sum := onesSum(0).add(packetAddresses(packet)).add(d).word(protoUDP).word(uint16(size)).fold()
-	return d[udpHeader:], sum == 0xffff
-}
-
-// packetAddresses returns source and destination as they stand in a packet.
-func packetAddresses(p []byte) []byte {
-	if isIPv6(p) {
-		return p[8:40]
-	}
-	return p[12:20]
-}
-
-// packetEnds returns addresses and ports of a packet, whose transport header is
-// at the offset.
-func packetEnds(p []byte, offset int) (src, dst netip.AddrPort) {
-	a := packetAddresses(p)
-	from, _ := netip.AddrFromSlice(a[:len(a)/2])
-	to, _ := netip.AddrFromSlice(a[len(a)/2:])
-	ports := p[offset:]
-	return netip.AddrPortFrom(from, binary.BigEndian.Uint16(ports)), netip.AddrPortFrom(to, binary.BigEndian.Uint16(ports[2:]))
-}

@@ -86,7 +86,7 @@ func TestExitUDPInBatches(t *testing.T) {
 						} else if checksum(p[:ipv4Header]) != 0 {
 							t.Fatalf("header %x", p[:ipv4Header])
 						}
-						payload, ok := datagramPayload(p, offset)
+						payload, ok := datagramPayload(packetAddresses(p), p[offset:])
 						from, to := packetEnds(p, offset)
 						if !ok || from.Addr().String() != c.dst || to.Addr().String() != c.src || from.Port() != 443 {
 							t.Fatalf("%x", p)
@@ -114,13 +114,27 @@ func TestExitUDPInBatches(t *testing.T) {
 			if n := w.dialed.Swap(0); n != flows {
 				t.Errorf("%d sockets", n)
 			}
-			// A damaged one goes nowhere.
-			bad := send(0, 100)
-			bad[len(bad)-1]++
-			one.send(bad, send(0, 10))
-			if p := one.take(1)[0]; !bytes.HasSuffix(p, want[0][1]) {
+			// Damaged ones go nowhere, and are counted.
+			before := d.Status().CorruptedPackets
+			bad := [][]byte{
+				edited(send(0, 100), func(p []byte) { p[len(p)-1]++ }),
+				edited(send(0, 100), func(p []byte) { p[len(p)-101-2]++ }), // its length
+			}
+			large := edited(send(0, 3000), func(p []byte) { p[len(p)-1]++ })
+			if isIPv6(large) {
+				bad = append(bad, fragmentOf6(large, 1, 0, 1360), fragmentOf6(large, 1, 1360, 3008))
+				bad = append(bad, edited(send(0, 100), func(p []byte) { p[ipv6Header+6], p[ipv6Header+7] = 0, 0 }))
+			} else {
+				bad = append(bad, fragmentOf(large, 1, 0, 1400), fragmentOf(large, 1, 1400, 3008))
+				bad = append(bad, edited(send(0, 100), func(p []byte) { p[1] = 4 })) // of its header
+			}
+			one.send(bad...)
+			last := send(0, 10)
+			one.send(last)
+			if p := one.take(1)[0]; !bytes.HasSuffix(p, want[0][len(want[0])-1]) {
 				t.Errorf("%x came back", p)
 			}
+			eventually(t, "count", func() bool { return d.Status().CorruptedPackets == before+4 })
 		})
 	}
 }
@@ -196,8 +210,35 @@ func FuzzDatagramPayload(f *testing.F) {
 		} else {
 			return
 		}
-		if payload, ok := datagramPayload(p, offset); ok && len(payload) > len(p)-offset-udpHeader {
+		if payload, ok := datagramPayload(packetAddresses(p), p[offset:]); ok && len(payload) > len(p)-offset-udpHeader {
 			t.Fatalf("%d bytes of %d", len(payload), len(p))
 		}
 	})
+}
+
+// Where the system takes no runs, and after a failure, each goes once.
+func TestUDPSendsEachOnce(t *testing.T) {
+	for _, single := range []bool{false, true} {
+		t.Run(fmt.Sprint("one by one: ", single), func(t *testing.T) {
+			receiver, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer receiver.Close()
+			conn, err := net.Dial("udp4", receiver.LocalAddr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			f := &flow{src: netip.MustParseAddrPort("10.8.0.2:5000"), dst: netip.MustParseAddrPort("1.1.1.1:53")}
+			a := &association{exit: newServer(t, nil).exit, flow: f, host: newDatagramWriter(conn)}
+			a.host.single = single
+			tooLarge := make([]byte, 65535) // more than a datagram holds: EMSGSIZE
+			a.send([][]byte{{1}, {2}, {3}}, 1)
+			readSizes(t, receiver, []int{1, 1, 1}, 1)
+			a.send([][]byte{tooLarge, {5}}, len(tooLarge))
+			a.send([][]byte{{4}}, 1)
+			readSizes(t, receiver, []int{1}, 4)
+		})
+	}
 }

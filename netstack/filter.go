@@ -49,9 +49,8 @@ const (
 // of itself. Whether its source address belongs to whoever sent it is for the
 // caller to check, by from. It takes any bytes and does not allocate.
 //
-// What is refused rather than dropped goes toExit, since the forwarders there
-// answer with a reset or an ICMP error, the same for a host that exists and
-// one that does not.
+// What is refused rather than dropped goes to the exit, which answers with a
+// reset or an ICMP error, the same for a host that exists and one that does not.
 func (t *table) classify(p []byte) verdict {
 	if len(p) == 0 {
 		return verdict{}
@@ -82,7 +81,7 @@ func (t *table) classify4(p []byte) (v verdict) {
 		return verdict{}
 	}
 	if h.dst == t.server4 {
-		if h.proto == protoTCP || h.proto == protoUDP || h.proto == protoICMP {
+		if h.proto == protoTCP || h.proto == protoUDP || h.proto == protoICMP && t.mayTell4(v.from, h.offset, payload) {
 			v.way = toServer
 		}
 		return v
@@ -100,9 +99,8 @@ func (t *table) classify4(p []byte) (v verdict) {
 		v.header = h.length
 	case protoICMP:
 		// Echo, and errors about a flow through the exit (a smaller MTU on the
-		// peer's side), which the stack never answers. Of a fragment only the
-		// stack, which puts it together, can tell the type.
-		if v.fragment || len(payload) > 0 && (payload[0] == icmpEcho || payload[0] == icmpUnreachable) {
+		// peer's side), which the stack never answers.
+		if t.mayTell4(v.from, h.offset, payload) {
 			v.way = toExit
 		}
 	}
@@ -129,7 +127,7 @@ func (t *table) classify6(p []byte) (v verdict) {
 	}
 	if h.dst == t.server6 {
 		// Neighbours and routers are not told of here: there is no link.
-		if h.proto != protoICMPv6 || v.fragment || len(payload) > 0 && (payload[0] == icmp6Echo || payload[0] <= icmp6ParameterProblem) {
+		if h.proto != protoICMPv6 || t.mayTell6(v.from, h.offset, payload) {
 			v.way = toServer
 		}
 		return v
@@ -143,13 +141,57 @@ func (t *table) classify6(p []byte) (v verdict) {
 		v.way, v.header = toFlow, h.length
 	case h.proto != protoICMPv6:
 		v.way = toExit
-	case v.fragment || len(payload) == 0: // the stack would answer an echo itself
+	case v.fragment: // the stack would answer an echo itself
+	case !t.mayTell6(v.from, 0, payload):
 	case payload[0] == icmp6Echo:
 		v.way = toEcho
-	case payload[0] == icmp6Unreachable || payload[0] == icmp6TooBig:
+	default:
 		v.way = toExit
 	}
 	return v
+}
+
+// mayTell4 reports whether a peer may send this server or the exit an ICMP
+// message. Echo it may, of which the stack puts fragments together. An error is
+// about a packet that was sent to it: one about packets to somebody else could
+// only slow down or end what is not its own, and the stack, which answers for
+// every address, believes any. One that asks for packets smaller than every host
+// must take would have the stack send them byte by byte.
+func (t *table) mayTell4(from *peer, offset int, m []byte) bool {
+	if offset != 0 {
+		return true // what follows an echo; errors fit into one packet
+	}
+	if len(m) < icmpHeader {
+		return false
+	}
+	switch m[0] {
+	case icmpEcho:
+		return true
+	case icmpUnreachable, icmpTimeExceeded, icmpParameterProblem:
+		if about := m[icmpHeader:]; len(about) >= ipv4Header && t.lookup4(binary.BigEndian.Uint32(about[16:])) == from {
+			return m[0] != icmpUnreachable || m[1] != codeFragmentationNeeded || binary.BigEndian.Uint16(m[6:]) >= minMTU
+		}
+	}
+	return false
+}
+
+// mayTell6 does the same for IPv6.
+func (t *table) mayTell6(from *peer, offset int, m []byte) bool {
+	if offset != 0 {
+		return true
+	}
+	if len(m) < icmpHeader {
+		return false
+	}
+	switch m[0] {
+	case icmp6Echo:
+		return true
+	case icmp6Unreachable, icmp6TooBig, icmp6TimeExceeded, icmp6ParameterProblem:
+		if about := m[icmpHeader:]; len(about) >= ipv6Header && t.lookup6([16]byte(about[24:])) == from {
+			return m[0] != icmp6TooBig || binary.BigEndian.Uint32(m[4:]) >= minMTU6
+		}
+	}
+	return false
 }
 
 // reaches reports whether packets go from one peer to another, which may be nil.

@@ -52,7 +52,7 @@ func TestClassify(t *testing.T) {
 	}{
 		{"to the server", datagram(plain, testAddr), toServer},
 		{"isolated to the server", datagram(isolated, testAddr), toServer},
-		{"ping to the server", packet(plain, testAddr, protoICMP, []byte{8, 0, 0, 0}), toServer},
+		{"ping to the server", packet(plain, testAddr, protoICMP, []byte{8, 0, 0, 0, 0, 0, 0, 0}), toServer},
 		{"other protocol to the server", packet(plain, testAddr, 47, make([]byte, 8)), drop},
 		{"to a peer", datagram(plain, gateway), toPeer},
 		{"to a peer's network", datagram(plain, lan), toPeer},
@@ -62,17 +62,27 @@ func TestClassify(t *testing.T) {
 		{"to its own network", datagram(gateway, lan), drop},
 		{"from an isolated peer", datagram(isolated, plain), toFlow},
 		{"to an isolated peer", datagram(plain, isolated), toFlow},
-		{"ping to an isolated peer", packet(plain, isolated, protoICMP, []byte{8, 0, 0, 0}), toExit},
+		{"ping to an isolated peer", packet(plain, isolated, protoICMP, []byte{8, 0, 0, 0, 0, 0, 0, 0}), toExit},
 		{"to the internet", datagram(plain, internet), toFlow},
 		{"to nobody in the tunnel", datagram(plain, ip("10.8.0.99")), toFlow},
 		{"connection to the internet", tcpSYN(plain, internet, 443), toExit},
 		{"fragment to the internet", fragmentOf(udpDatagram(plain, internet, 5000, 4000), 1, 0, 1400), toExit},
-		{"ping to the internet", packet(plain, internet, protoICMP, []byte{8, 0, 0, 0}), toExit},
+		{"ping to the internet", packet(plain, internet, protoICMP, []byte{8, 0, 0, 0, 0, 0, 0, 0}), toExit},
 		{"fragment of a ping to the internet", fragmentOf(packet(plain, internet, protoICMP, make([]byte, 3008)), 1, 1400, 2800), toExit},
+		{"first of them", fragmentOf(packet(plain, internet, protoICMP, append([]byte{8}, make([]byte, 3007)...)), 1, 0, 1400), toExit},
 		{"echo reply to the internet", packet(plain, internet, protoICMP, []byte{0, 0, 0, 0}), drop},
 		{"other ICMP to the internet", packet(plain, internet, protoICMP, []byte{13, 0, 0, 0}), drop},
 		{"empty ICMP to the internet", packet(plain, internet, protoICMP, nil), drop},
-		{"ICMP error to the internet", packet(plain, internet, protoICMP, []byte{3, 4, 0, 0, 0, 0, 5, 0}), toExit},
+		{"ICMP error about a packet to its sender", told(plain, internet, 3, 4, 1280, plain), toExit},
+		{"about one to another peer", told(plain, internet, 3, 4, 1280, gateway), drop},
+		{"about one to nobody", told(plain, internet, 3, 1, 0, internet), drop},
+		{"that asks for single bytes", told(plain, internet, 3, 4, 67, plain), drop},
+		{"to the server about a packet to its sender", told(plain, testAddr, 11, 0, 0, plain), toServer},
+		{"to the server about one to another peer", told(plain, testAddr, 3, 4, 1280, gateway), drop},
+		{"to the server that asks for single bytes", told(plain, testAddr, 3, 4, 0, plain), drop},
+		{"without what it is about", packet(plain, testAddr, protoICMP, []byte{3, 4, 0, 0, 0, 0, 5, 0}), drop},
+		{"in fragments", fragmentOf(told(plain, testAddr, 3, 4, 1280, gateway), 1, 0, 24), drop},
+		{"timestamp to the server", packet(plain, testAddr, protoICMP, make([]byte, 20)[:20:20]), drop},
 		{"other protocol to the internet", packet(plain, internet, 47, make([]byte, 8)), drop},
 
 		{"from nobody", datagram(ip("10.8.0.99"), testAddr), drop},
@@ -168,7 +178,13 @@ func TestClassify6(t *testing.T) {
 		{"to the server", udp("fd00:8::2", server), toServer},
 		{"isolated to the server", udp("fd00:8::3", server), toServer},
 		{"ping to the server", icmp(server, icmp6Echo), toServer},
-		{"error to the server", icmp(server, icmp6TooBig), toServer},
+		{"error about a packet to its sender", told6(server, icmp6TooBig, 1280, "fd00:8::2"), toServer},
+		{"about one to another peer", told6(server, icmp6TooBig, 1280, "fd00:8::4"), drop},
+		{"that asks for single bytes", told6(server, icmp6TooBig, 1279, "fd00:8::2"), drop},
+		{"without what it is about", icmp(server, icmp6TooBig), drop},
+		{"fragment of a ping", fragmentOf6(message6("fd00:8::2", server, protoICMPv6, append([]byte{icmp6Echo}, make([]byte, 3000)...)), 1, 0, 1400), toServer},
+		{"rest of a ping", fragmentOf6(message6("fd00:8::2", server, protoICMPv6, make([]byte, 3000)), 1, 1400, 2800), toServer},
+		{"error in fragments", fragmentOf6(told6(server, icmp6TooBig, 1280, "fd00:8::4"), 1, 0, 40), drop},
 		{"router advertisement to the server", icmp(server, 134), drop},
 		{"neighbour solicitation to the server", icmp(server, 135), drop},
 		{"other protocol to the server", packet6("fd00:8::2", server, 47, 0), drop},
@@ -186,7 +202,8 @@ func TestClassify6(t *testing.T) {
 		{"connection to the internet", message6("fd00:8::2", internet, protoTCP, make([]byte, tcpHeader)), toExit},
 		{"fragment to the internet", fragmentOf6(message6("fd00:8::2", internet, protoUDP, make([]byte, 4000)), 1, 0, 1400), toExit},
 		{"ping to the internet", icmp(internet, icmp6Echo), toEcho},
-		{"error to the internet", icmp(internet, icmp6TooBig), toExit},
+		{"error to the internet about a packet to its sender", told6(internet, icmp6Unreachable, 0, "fd00:8::2"), toExit},
+		{"to the internet about one to another peer", told6(internet, icmp6Unreachable, 0, "fd00:8::4"), drop},
 		{"echo reply to the internet", icmp(internet, icmp6EchoReply), drop},
 		{"redirect to the internet", icmp(internet, icmp6Redirect), drop},
 		{"fragment of a ping to the internet", fragmentOf6(message6("fd00:8::2", internet, protoICMPv6, make([]byte, 3000)), 1, 0, 1400), drop},
@@ -224,6 +241,18 @@ func TestClassify6(t *testing.T) {
 	}
 }
 
+// told is an ICMP error about a packet to about.
+func told(src, dst netip.Addr, typ, code byte, mtu uint16, about netip.Addr) []byte {
+	m := append([]byte{typ, code, 0, 0, 0, 0}, byte(mtu>>8), byte(mtu))
+	return packet(src, dst, protoICMP, append(m, udpDatagram(dst, about, 5000, 0)...))
+}
+
+// told6 is the same over IPv6, from fd00:8::2.
+func told6(dst string, typ byte, mtu uint32, about string) []byte {
+	m := binary.BigEndian.AppendUint32([]byte{typ, 0, 0, 0}, mtu)
+	return message6("fd00:8::2", dst, protoICMPv6, append(m, packet6(dst, about, protoUDP, 5000)...))
+}
+
 func edited(p []byte, change func([]byte)) []byte { change(p); return p }
 
 func packet6(src, dst string, proto uint8, port uint16) []byte {
@@ -244,7 +273,7 @@ func FuzzClassify(f *testing.F) {
 	f.Add(tcpSYN(ip("10.8.0.2"), ip("1.1.1.1"), 80))
 	f.Add(fragmentOf(udpDatagram(ip("10.8.0.2"), ip("10.8.0.4"), 80, 100), 1, 8, 64))
 	f.Add(packet6("fd00::2", "fd00::4", protoUDP, 80))
-	f.Add(packet(ip("10.8.0.2"), testAddr, protoICMP, []byte{8, 0, 0, 0}))
+	f.Add(packet(ip("10.8.0.2"), testAddr, protoICMP, []byte{8, 0, 0, 0, 0, 0, 0, 0}))
 	table := filterTable(f)
 	dual := *table
 	dual.self.addr6, dual.self.subnet6 = netip.MustParseAddr("fd00::1"), netip.MustParsePrefix("fd00::/64")

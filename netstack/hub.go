@@ -20,7 +20,7 @@ import (
 const icmpRate, icmpBurst = 1000, 50
 
 // hub stands between WireGuard and the stack. What peers sent comes in by
-// receive and goes to the stack or to another peer; what the stack has for
+// receive and goes to the stack, the exit or another peer; what the stack has for
 // peers goes out by transmit. It has no queue and no goroutine: a packet is
 // carried through by whoever brings it. Packets of a flow keep their order.
 type hub struct {

@@ -5,10 +5,11 @@ import "encoding/binary"
 // ICMP types and codes (RFC 792, RFC 4443). This server sends them as a router
 // does.
 const (
-	icmpEchoReply    = 0
-	icmpUnreachable  = 3
-	icmpEcho         = 8
-	icmpTimeExceeded = 11
+	icmpEchoReply        = 0
+	icmpUnreachable      = 3
+	icmpEcho             = 8
+	icmpTimeExceeded     = 11
+	icmpParameterProblem = 12
 
 	codeFragmentationNeeded = 4 // of icmpUnreachable
 

@@ -72,7 +72,8 @@ const gsoReserve = header.TCPTotalHeaderMaximumSize + 1
 // segment: all that there can be.
 const maxOptions = 40
 
-// segmentPayload returns the payload of a full TCP segment of the stack, in bytes.
+// segmentPayload returns the payload of a full TCP segment of the stack over IPv4,
+// in bytes. Over IPv6 it is 20 less, so that a small one follows each burst there.
 func segmentPayload(mtu int) int { return mtu - ipv4Header - tcpHeader - maxOptions }
 
 // superPayload returns the payload of the largest packet of the stack, in bytes.

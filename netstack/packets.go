@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -25,6 +26,7 @@ type packetListener struct {
 	doors  []door       // one for each tunnel address, the one of IPv4 first
 	wq     waiter.Queue // of all doors
 	handed chan handedDatagram
+	turn   atomic.Uint32 // of the two
 
 	once sync.Once
 	done chan struct{}
@@ -105,6 +107,13 @@ func (l *packetListener) read(b []byte) (n int, from net.Addr, ok bool, err erro
 		return 0, nil, true, l.opError("read", net.ErrClosed)
 	default:
 	}
+	if l.turn.Add(1)%2 == 0 { // so that neither keeps the other waiting
+		select {
+		case d := <-l.handed:
+			return copy(b, d.payload), d.from, true, nil
+		default:
+		}
+	}
 	for i, door := range l.doors {
 		w := tcpip.SliceWriter(b)
 		res, terr := door.ep.Read(&w, tcpip.ReadOptions{NeedRemoteAddr: true})
@@ -161,7 +170,9 @@ func (l *packetListener) WriteTo(b []byte, to net.Addr) (int, error) {
 func (l *packetListener) answer(b []byte, o otherSender) {
 	to := o.UDPAddr.AddrPort()
 	if p := l.d.table.Load().lookup(to.Addr()); p != nil && p.identity == o.peer {
-		l.d.exit.sendDatagrams(p, o.to, to, b, []int{len(b)})
+		if b := l.d.exit.sendDatagrams(p, o.to, to, b, []int{len(b)}); b != nil {
+			b.SendSoon(true)
+		}
 	}
 }
 

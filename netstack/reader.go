@@ -6,8 +6,8 @@ import (
 	"syscall"
 )
 
-// copyBuffer is the size of the buffers between the exit's two sides: the
-// largest datagram, and enough to move TCP in few calls.
+// copyBuffer is the size of the buffers between the exit's two sides: the largest
+// echo message, and enough to move TCP in few calls.
 const copyBuffer = 64 << 10
 
 // reader reads from a socket of this host into pooled buffers. While it waits
@@ -65,7 +65,9 @@ func (r *reader) next() (*[copyBuffer]byte, int, error) {
 }
 
 // datagramBuffer is the size of the buffers for datagrams of this host's sockets:
-// room for the largest one behind others that came with it.
+// room for the largest one behind others that came with it. A flow holds one while
+// it fills packets with it, not while it waits for datagrams, nor, unless there are
+// many, for the network to take them.
 const datagramBuffer = 2 * copyBuffer
 
 // datagramReader reads datagrams from a socket of this host into pooled buffers,
@@ -149,7 +151,8 @@ type datagramWriter struct {
 	data []byte
 	err  error
 
-	several *joinedWrite // nil where the system takes one datagram at a time
+	joined *joinedWrite // nil until the first, and where the system takes one datagram at a time
+	single bool         // it does
 }
 
 func newDatagramWriter(c net.Conn) *datagramWriter {
@@ -164,23 +167,22 @@ func newDatagramWriter(c net.Conn) *datagramWriter {
 	return w
 }
 
-// writeAll sends several datagrams, all but the last of size bytes, in one call if
-// the system takes that. What comes after a failure is lost.
-func (w *datagramWriter) writeAll(list [][]byte, size int) error {
-	if len(list) > 1 && w.raw != nil && w.several == nil {
-		w.several = newJoinedWrite()
-	}
-	if len(list) > 1 && w.several != nil {
-		if err := w.several.write(w.raw, list, size); !segmentsRefused(err) {
-			return err
+// joins reports whether the system takes several datagrams in one call.
+func (w *datagramWriter) joins() bool {
+	if w.joined == nil && !w.single {
+		if w.raw != nil {
+			w.joined = newJoinedWrite(w.raw)
 		}
+		w.single = w.joined == nil
 	}
-	for _, b := range list {
-		if err := w.write(b); err != nil {
-			return err
-		}
-	}
-	return nil
+	return !w.single
+}
+
+// writeJoined sends several datagrams, all but the last of size bytes, in one
+// call, if w joins. Of its errors, segmentsRefused tells those that are about
+// doing so.
+func (w *datagramWriter) writeJoined(list [][]byte, size int) error {
+	return w.joined.write(w.raw, list, size)
 }
 
 // write sends b. Errors are those of the system, so that a caller can tell
