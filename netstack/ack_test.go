@@ -420,8 +420,8 @@ func TestBulkIsAcknowledged(t *testing.T) {
 	known := &g.server.table.Load().lookup4(word(plainIP)).acks
 	eventually(t, "acknowledgement", func() bool { f := known.flow(); return f.size > 0 || f.sent == hole })
 	g.seq += 100
-	for range 3 {
-		g.write(flagACK|flagPSH, segment[:100]) // pushed, so that they are not joined
+	for i := range 3 {
+		g.write(flagACK, segment[:100+i]) // each longer than the one before, so that they are not joined
 	}
 	for i := range 4 {
 		if _, ack, _ := g.next(); ack != hole {
@@ -433,7 +433,7 @@ func TestBulkIsAcknowledged(t *testing.T) {
 		t.Fatalf("%d, not %d", ack, g.seq)
 	}
 	g.write(flagACK|flagFIN, nil)
-	if got, want := <-received, int64(n*len(segment)+500); got != want {
+	if got, want := <-received, int64(n*len(segment)+503); got != want {
 		t.Errorf("%d bytes arrived of %d", got, want)
 	}
 }

@@ -13,7 +13,7 @@ import (
 const (
 	// openMerges is how many flows of one batch are merged at a time; when
 	// more turn up, all are delivered and it starts anew.
-	openMerges = 64
+	openMerges = 128
 
 	flowSlots = 2 * openMerges // of the hash table; a power of two
 )
@@ -21,8 +21,9 @@ const (
 // coalescer joins consecutive TCP segments of a batch into large packets
 // before the stack sees them, since its cost is by the packet and not by the
 // byte. It works as receivers of generic offload do: only segments that differ
-// in nothing but sequence number, push flag, checksums and IPv4 identification
-// are joined, so that a segmenter could cut them again.
+// in nothing but sequence number, push flag, time stamp, checksums and IPv4
+// identification are joined. They need not be of one burst: senders push at the
+// end of each, but what the stack has of several at once is delivered at once.
 //
 // It also verifies the checksums of IPv4, TCP and UDP, which the stack is told
 // to trust. It is for one goroutine and keeps nothing of a batch.
@@ -93,7 +94,7 @@ func (c *coalescer) accept(i int32, p []byte) bool {
 		if m.continues(&s) {
 			c.next[m.last], c.next[i] = i, 0
 			m.add(i, &s)
-			if m.push || s.payload() < m.head.payload() {
+			if s.payload() < m.head.payload() {
 				c.finish(m)
 			}
 			return true
@@ -108,7 +109,7 @@ func (c *coalescer) accept(i int32, p []byte) bool {
 		c.flush()
 		slot = c.find(&s)
 	}
-	c.merges[c.count] = merge{head: s, first: i, last: i, count: 1, size: len(s.packet), seq: s.end()}
+	c.merges[c.count] = merge{head: s, first: i, last: i, count: 1, size: len(s.packet), seq: s.end(), push: s.flags&flagPSH != 0}
 	c.count++
 	c.slots[slot] = uint8(c.count)
 	c.next[i] = 0
@@ -208,8 +209,25 @@ func (m *merge) continues(s *tcpSegment) bool {
 		binary.BigEndian.Uint32(u[4:]) == m.seq &&
 		[4]byte(t[8:]) == [4]byte(u[8:]) && // acknowledgement number
 		t[12] == u[12] && [2]byte(t[14:]) == [2]byte(u[14:]) && // reserved bits, window
-		bytes.Equal(t[18:], u[18:]) && // urgent pointer, options
+		[2]byte(t[18:]) == [2]byte(u[18:]) && // urgent pointer
+		sameOptions(t[tcpHeader:], u[tcpHeader:]) &&
 		m.head.sameService(s)
+}
+
+// stampLayout is how senders begin the options of a segment that has time stamps
+// and nothing else (RFC 7323 appendix A).
+var stampLayout = [4]byte{1, 1, 8, 10}
+
+// sameOptions reports whether the options a of a merge tell all that b, of a
+// segment behind it, do. Of time stamps they do if those did not go back: what
+// is echoed is that of the first segment that an answer acknowledges (RFC 7323
+// section 4.3), and the sender's echo means something with a new acknowledgement
+// number only.
+func sameOptions(a, b []byte) bool {
+	if len(a) == len(stampLayout)+8 && len(b) == len(a) && [4]byte(a) == stampLayout && [4]byte(b) == stampLayout {
+		return int32(binary.BigEndian.Uint32(b[4:])-binary.BigEndian.Uint32(a[4:])) >= 0
+	}
+	return bytes.Equal(a, b)
 }
 
 // add appends a segment that continues m.
@@ -218,12 +236,12 @@ func (m *merge) add(i int32, s *tcpSegment) {
 	m.count++
 	m.size += s.payload()
 	m.seq = s.end()
-	m.push = s.flags&flagPSH != 0
+	m.push = m.push || s.flags&flagPSH != 0
 }
 
 // starts reports whether others may be joined to s.
 func (s *tcpSegment) starts() bool {
-	return s.plain && s.flags == flagACK && s.payload() > 0 && len(s.packet) < maxIPPacket
+	return s.plain && s.flags&^flagPSH == flagACK && s.payload() > 0 && len(s.packet) < maxIPPacket
 }
 
 // payload is its size in bytes.

@@ -34,12 +34,12 @@ next:
 				break
 			}
 			o.packet = joined
-			if payload < o.mss || flags&flagPSH != 0 {
+			if payload < o.mss {
 				closeAt(i)
 			}
 			continue next
 		}
-		if flags == flagACK && payload > 0 && (p[0]>>4 == 6 || h.ip == ipv4Header) {
+		if flags&^flagPSH == flagACK && payload > 0 && (p[0]>>4 == 6 || h.ip == ipv4Header) {
 			all = append(all, &open{p, payload})
 		} else {
 			out = append(out, p)
@@ -86,7 +86,14 @@ func joinNaively(a, p []byte, h testHeaders) []byte {
 		clear(q[h.ip+4 : h.ip+8]) // sequence number
 		q[h.ip+13] = 0            // flags
 		clear(q[h.ip+16 : h.ip+18])
+		if o := q[h.ip+20:]; len(o) == 12 && bytes.HasPrefix(o, []byte{1, 1, 8, 10}) {
+			clear(o[4:])
+		}
 		return q
+	}
+	if h == headersOf(a) && h.both == h.ip+32 && int32(binary.BigEndian.Uint32(p[h.ip+24:])-binary.BigEndian.Uint32(a[h.ip+24:])) < 0 &&
+		bytes.Equal(p[h.ip+20:][:4], []byte{1, 1, 8, 10}) {
+		return nil // a time stamp that goes back
 	}
 	if headersOf(a) != h || a[0]>>4 == 4 && h.ip != ipv4Header || !bytes.Equal(blank(a), blank(p)) {
 		return nil
@@ -144,6 +151,9 @@ func traffic(r *rand.Rand, flows, packets int) (batch [][]byte) {
 			six: r.IntN(3) == 0, options: r.IntN(4) * 4, ports: r.Uint32(),
 			seq: r.Uint32(), ack: r.Uint32(), flags: flagACK, window: 500,
 		}
+		if r.IntN(2) == 0 {
+			state[i].options, state[i].stamp = 12, r.Uint32()|1
+		}
 	}
 	data := make([]byte, 3000)
 	for i := range data {
@@ -178,9 +188,19 @@ func traffic(r *rand.Rand, flows, packets int) (batch [][]byte) {
 			one.seq -= 1368 // again
 		case 10:
 			one.options ^= 4
+			one.stamp = 0
 		case 11:
 			if !one.six {
 				one.ipOptions = 4
+			}
+		case 12, 13:
+			if s.stamp != 0 {
+				s.stamp += 2
+				one.stamp = s.stamp
+			}
+		case 14:
+			if s.stamp != 0 {
+				one.stamp -= 2
 			}
 		}
 		s.seq = one.seq + uint32(len(one.payload))

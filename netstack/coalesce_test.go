@@ -168,6 +168,11 @@ func TestCoalescerKeepsOrder(t *testing.T) {
 		s.seq, s.flags, s.payload = seq, flags, s.payload[:size]
 		return s.build()
 	}
+	stamped := func(seq, stamp uint32) []byte {
+		s := data
+		s.seq, s.options, s.stamp = seq, 12, stamp
+		return s.build()
+	}
 	other := data
 	other.ports = 7
 	udp := packet4(protoUDP, make([]byte, udpHeader))
@@ -176,8 +181,12 @@ func TestCoalescerKeepsOrder(t *testing.T) {
 		want  []int // sizes of payload, -1 for another protocol
 	}{
 		"joined":            {[][]byte{at(0, flagACK, 100), at(100, flagACK, 100), at(200, flagACK|flagPSH, 100)}, []int{300}},
-		"push ends":         {[][]byte{at(0, flagACK, 100), at(100, flagACK|flagPSH, 100), at(200, flagACK, 100)}, []int{200, 100}},
-		"push first":        {[][]byte{at(0, flagACK|flagPSH, 100), at(100, flagACK, 100)}, []int{100, 100}},
+		"push ends nothing": {[][]byte{at(0, flagACK, 100), at(100, flagACK|flagPSH, 100), at(200, flagACK, 100)}, []int{300}},
+		"push first":        {[][]byte{at(0, flagACK|flagPSH, 100), at(100, flagACK, 100)}, []int{200}},
+		"later stamps":      {[][]byte{stamped(0, 7), stamped(100, 7), stamped(200, 8)}, []int{300}},
+		"stamps wrap":       {[][]byte{stamped(0, 1<<32-1), stamped(100, 1)}, []int{200}},
+		"earlier stamp":     {[][]byte{stamped(0, 8), stamped(100, 7), stamped(200, 8)}, []int{100, 200}},
+		"without stamp":     {[][]byte{stamped(0, 8), at(100, flagACK, 100)}, []int{100, 100}},
 		"short ends":        {[][]byte{at(0, flagACK, 100), at(100, flagACK, 99), at(199, flagACK, 99)}, []int{199, 99}},
 		"longer starts":     {[][]byte{at(0, flagACK, 50), at(50, flagACK, 100), at(150, flagACK, 100)}, []int{50, 200}},
 		"pure ACK waits":    {[][]byte{at(0, flagACK, 100), at(100, flagACK, 0), at(100, flagACK, 100)}, []int{100, 0, 100}},

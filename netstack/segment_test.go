@@ -15,8 +15,9 @@ import (
 // tcpShape is a TCP packet to build.
 type tcpShape struct {
 	six       bool
-	ipOptions int // bytes, a multiple of 4; IPv4
-	options   int // bytes, a multiple of 4
+	ipOptions int    // bytes, a multiple of 4; IPv4
+	options   int    // bytes, a multiple of 4
+	stamp     uint32 // of time stamps, which need 12 bytes of options; 0: other options
 	payload   []byte
 	seq, ack  uint32
 	id        uint16
@@ -52,6 +53,12 @@ func (s tcpShape) build() []byte {
 	p = append(p, 0, 0, 0, 0)
 	for i := range s.options {
 		p = append(p, byte(i+1))
+	}
+	if s.stamp != 0 {
+		o := p[len(p)-12:]
+		copy(o, []byte{1, 1, 8, 10})
+		binary.BigEndian.PutUint32(o[4:], s.stamp)
+		binary.BigEndian.PutUint32(o[8:], s.stamp/2)
 	}
 	p = append(p, s.payload...)
 	correct(p, ip)
