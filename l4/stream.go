@@ -82,7 +82,7 @@ func (e *writeError) Unwrap() error { return e.err }
 func (s *stream) copy() (n int64, err error) {
 	src, onHost := s.src.(*net.TCPConn)
 	if !onHost {
-		return copyAdaptive(s.dst, s.src)
+		return copyAdaptive(writerTo(s.dst), s.src)
 	}
 	dst, splices := s.dst.(*net.TCPConn)
 	limit := int64(1<<63 - 1)
@@ -132,7 +132,7 @@ func copyLazy(dst io.Writer, src *net.TCPConn, limit int64) (n int64, err error)
 }
 
 // copyAdaptive copies from a connection that can only be read blocking. It
-// waits with a small buffer and changes to a large one while that fills.
+// waits with a small buffer, and takes a large one while there is more.
 func copyAdaptive(dst io.Writer, src io.Reader) (n int64, err error) {
 	small, large := smallBuffers.Get().(*[smallBuffer]byte), (*[largeBuffer]byte)(nil)
 	defer smallBuffers.Put(small)
@@ -141,12 +141,26 @@ func copyAdaptive(dst io.Writer, src io.Reader) (n int64, err error) {
 			largeBuffers.Put(large)
 		}
 	}()
+	buffered := func() bool { return false }
+	if b, ok := src.(interface{ Buffered() int }); ok { // of the tunnel: it knows what it holds
+		buffered = func() bool { return b.Buffered() > 0 }
+	}
 	for {
 		buf := small[:]
 		if large != nil {
 			buf = large[:]
 		}
 		m, err := src.Read(buf)
+		if err == nil && large == nil && m == smallBuffer {
+			large = largeBuffers.Get().(*[largeBuffer]byte)
+			if buffered() { // so that all of it leaves together
+				copy(large[:], small[:])
+				buf = large[:]
+				var more int
+				more, err = src.Read(buf[m:])
+				m += more
+			}
+		}
 		if m > 0 {
 			if _, werr := dst.Write(buf[:m]); werr != nil {
 				return n, &writeError{werr}
@@ -159,10 +173,7 @@ func copyAdaptive(dst io.Writer, src io.Reader) (n int64, err error) {
 		if err != nil {
 			return n, err
 		}
-		switch {
-		case large == nil && m == smallBuffer:
-			large = largeBuffers.Get().(*[largeBuffer]byte)
-		case large != nil && m < largeBuffer/4:
+		if large != nil && m < largeBuffer/4 && !buffered() {
 			largeBuffers.Put(large)
 			large = nil
 		}

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -304,6 +305,124 @@ func TestCopyTellsSourceFromDestination(t *testing.T) {
 	if _, ok := errors.AsType[*writeError](err); ok || !errors.Is(err, broken) {
 		t.Fatalf("read: %v", err)
 	}
+}
+
+// inPieces is a connection that holds pieces of some sizes: each read waits for
+// the next unless there is more of the last.
+type inPieces struct {
+	io.Reader
+	pieces []int
+	rest   int
+}
+
+func (p *inPieces) Buffered() int { return p.rest }
+
+func (p *inPieces) Read(b []byte) (int, error) {
+	if p.rest == 0 {
+		if len(p.pieces) == 0 {
+			return 0, io.EOF
+		}
+		p.rest, p.pieces = p.pieces[0], p.pieces[1:]
+	}
+	n, err := p.Reader.Read(b[:min(len(b), p.rest)])
+	p.rest -= n
+	return n, err
+}
+
+// writes notes the size of each write.
+type writes struct {
+	bytes.Buffer
+	sizes []int
+}
+
+func (w *writes) Write(b []byte) (int, error) {
+	w.sizes = append(w.sizes, len(b))
+	return w.Buffer.Write(b)
+}
+
+// TestCopyWritesWhatIsThere: what came together is written together.
+func TestCopyWritesWhatIsThere(t *testing.T) {
+	pieces := []int{1, smallBuffer - 1, smallBuffer, smallBuffer + 8, 3 * smallBuffer, largeBuffer, 100, 2 * largeBuffer, smallBuffer + 1}
+	want := append(slices.Clone(pieces[:7]), largeBuffer, largeBuffer, smallBuffer+1)
+	data := make([]byte, 4*largeBuffer)
+	for i := range data {
+		data[i] = byte(i * 7 >> 3)
+	}
+	total := 0
+	for _, n := range pieces {
+		total += n
+	}
+	var to writes
+	n, err := copyAdaptive(&to, &inPieces{Reader: bytes.NewReader(data), pieces: pieces})
+	if err != nil || n != int64(total) {
+		t.Fatalf("%d bytes, %v; want %d", n, err, total)
+	}
+	if !bytes.Equal(to.Bytes(), data[:total]) {
+		t.Error("the bytes changed")
+	}
+	if !slices.Equal(to.sizes, want) {
+		t.Errorf("writes of %v bytes, want %v", to.sizes, want)
+	}
+}
+
+// TestWriterOfTheHost writes more than the other side takes at once, and finds
+// it gone later.
+func TestWriterOfTheHost(t *testing.T) {
+	near, far := hostPair(t)
+	w := writerTo(near)
+	if _, ok := w.(*hostWriter); !ok {
+		t.Fatalf("%T", w)
+	}
+	data := make([]byte, 16<<20)
+	for i := range data {
+		data[i] = byte(i * 7 >> 3)
+	}
+	var got bytes.Buffer
+	read := make(chan error)
+	go func() {
+		_, err := io.CopyN(&got, far, int64(len(data)))
+		read <- err
+	}()
+	if n, err := w.Write(data); err != nil || n != len(data) {
+		t.Fatalf("%d bytes, %v", n, err)
+	}
+	if err := <-read; err != nil || !bytes.Equal(got.Bytes(), data) {
+		t.Fatalf("%v, %d bytes", err, got.Len())
+	}
+	_ = near.SetWriteDeadline(time.Now().Add(20 * time.Millisecond))
+	if n, err := w.Write(data); !isTimeout(err) || n >= len(data) {
+		t.Fatalf("%d bytes, %v; want a timeout", n, err)
+	}
+	_ = near.SetWriteDeadline(time.Time{})
+	_ = far.SetLinger(0)
+	_ = far.Close()
+	if _, err := w.Write(data); !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
+		t.Fatalf("reset: %v", err)
+	}
+	_ = near.Close()
+	if _, err := w.Write(data); !errors.Is(err, net.ErrClosed) {
+		t.Fatalf("closed: %v", err)
+	}
+}
+
+// hostPair returns both ends of a connection of this host.
+func hostPair(t *testing.T) (near, far *net.TCPConn) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	c, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = c.Close(), o.Close() })
+	return c.(*net.TCPConn), o.(*net.TCPConn)
 }
 
 type failing struct{ err error }

@@ -43,6 +43,12 @@ func (c *tcpConn) Write(b []byte) (int, error) {
 	return c.TCPConn.Write(b)
 }
 
+// Buffered returns how many bytes can be read without waiting.
+func (c *tcpConn) Buffered() int {
+	n, _ := c.flight.ep.GetSockOptInt(tcpip.ReceiveQueueSizeOption) // 0 of a closed one
+	return n
+}
+
 func (c *tcpConn) LocalAddr() net.Addr  { return c.local }
 func (c *tcpConn) RemoteAddr() net.Addr { return c.remote }
 

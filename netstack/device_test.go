@@ -27,6 +27,18 @@ func TestTunnelBothWays(t *testing.T) {
 		if c.RemoteAddr().String() != "10.8.0.2:80" || !strings.HasPrefix(c.LocalAddr().String(), "10.8.0.1:") {
 			t.Fatalf("from %s to %s", c.LocalAddr(), c.RemoteAddr())
 		}
+		held := c.(*tcpConn)
+		if _, err := c.Write([]byte("abc")); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "three bytes", func() bool { return held.Buffered() == 3 })
+		if n, err := c.Read(make([]byte, 10)); n != 3 || err != nil || held.Buffered() != 0 {
+			t.Fatalf("read %d, %v; %d left", n, err, held.Buffered())
+		}
+		_ = c.Close()
+		if held.Buffered() != 0 {
+			t.Fatal("a closed connection holds something")
+		}
 	})
 	t.Run("peer dials server over TCP", func(t *testing.T) {
 		var remote net.Addr
