@@ -11,10 +11,15 @@ import (
 // whoever comes first lets those run that are ready to, and then sends for all.
 // On an idle machine nobody is, and the packet leaves at once; on a busy one
 // dozens of requests share what a call costs, here and at the peer.
+//
+// While packets of many flows of the peer are being delivered, it also holds the
+// acknowledgements that they cause. Who delivers sends them when it is done.
 type gather struct {
-	some    atomic.Bool // waiting is not empty
+	some    atomic.Bool // waiting is not empty, or may get something that is not worth waiting for
 	mu      sync.Mutex
 	waiting []*Burst // of one packet each, in small buffers
+	led     bool     // somebody lets others run, and then sends what waits
+	held    int      // of those who deliver and then send what waits
 }
 
 // maxGather bounds the packets that wait.
@@ -23,7 +28,7 @@ const maxGather = burstPackets
 // SendSoon sends like Send, together with what other goroutines have for the
 // same peer at this moment, if b holds one small packet. A packet that is not
 // worth waiting for others, such as an acknowledgement, goes with them only if
-// they wait already.
+// they wait already, or if it is caused by one of many that are being delivered.
 func (b *Burst) SendSoon(worth bool) {
 	g := &b.peer.gather
 	if b.count != 1 || len(b.buf) != smallBurst || !worth && !g.some.Load() {
@@ -32,16 +37,41 @@ func (b *Burst) SendSoon(worth bool) {
 	}
 	p := b.peer
 	g.mu.Lock()
+	if !worth && len(g.waiting) == 0 && g.held == 0 { // meanwhile
+		g.mu.Unlock()
+		b.Send()
+		return
+	}
 	g.waiting = append(g.waiting, b)
-	n := len(g.waiting)
 	g.some.Store(true)
+	full := len(g.waiting) >= maxGather
+	lead := worth && !g.led && !full
+	g.led = g.led || lead
 	g.mu.Unlock()
 	switch {
-	case n == 1:
+	case lead:
 		runtime.Gosched()
-	case n < maxGather:
-		return // whoever came first sends this one as well
+	case !full:
+		return // another sends this one as well
 	}
+	p.sendGathered()
+}
+
+// hold keeps what is not worth waiting for others, until release.
+func (g *gather) hold() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.held++
+	g.some.Store(true)
+}
+
+// releaseGathered ends a hold and sends what waits.
+func (p *Peer) releaseGathered() {
+	g := &p.gather
+	g.mu.Lock()
+	g.held--
+	g.some.Store(len(g.waiting) > 0 || g.held > 0)
+	g.mu.Unlock()
 	p.sendGathered()
 }
 
@@ -79,6 +109,7 @@ func (g *gather) take(to []*Burst) int {
 	rest := copy(g.waiting, g.waiting[n:])
 	clear(g.waiting[rest:])
 	g.waiting = g.waiting[:rest]
-	g.some.Store(rest > 0)
+	g.led = false
+	g.some.Store(rest > 0 || g.held > 0)
 	return n
 }

@@ -67,6 +67,117 @@ func TestSendSoonToARemovedPeer(t *testing.T) {
 	}
 }
 
+// While packets are being delivered, what they cause waits, and leaves together
+// and in order; what is worth a call of its own takes it along.
+func TestHold(t *testing.T) {
+	a, b := newEnd(t).open(t), newEnd(t).open(t)
+	toB := a.knows(t, b, model.PrivateKey{}, true)
+	b.knows(t, a, model.PrivateKey{}, false)
+	send(toB, []byte("hello"))
+	eventually(t, "session", func() bool { return b.has([]byte("hello")) })
+
+	next, want := byte(0), 1
+	soon := func(worth bool) {
+		burst := toB.NewBurst(8)
+		copy(burst.Next(8), []byte{next})
+		next++
+		burst.SendSoon(worth)
+	}
+	waits := func(n int) {
+		t.Helper()
+		if len(toB.gather.waiting) != n {
+			t.Fatalf("%d packets wait, want %d", len(toB.gather.waiting), n)
+		}
+	}
+	arrive := func(n int) {
+		t.Helper()
+		waits(0)
+		want += n
+		eventually(t, "packets", func() bool { return b.count() == want })
+	}
+	toB.gather.hold()
+	for range 5 {
+		soon(false)
+	}
+	waits(5)
+	toB.releaseGathered()
+	arrive(5)
+
+	toB.gather.hold()
+	soon(false)
+	soon(true)
+	arrive(2)
+	soon(false)
+	send(toB, []byte{next})
+	next++
+	arrive(2)
+	for range maxGather - 1 {
+		soon(false)
+	}
+	waits(maxGather - 1)
+	soon(false)
+	arrive(maxGather)
+	toB.gather.hold() // by two goroutines
+	toB.releaseGathered()
+	soon(false)
+	waits(1)
+	toB.releaseGathered()
+	arrive(1)
+	if toB.gather.some.Load() {
+		t.Error("something is to wait for")
+	}
+	soon(false)
+	arrive(1)
+	for i, p := range b.received[1:] {
+		if p[0] != byte(i) {
+			t.Fatalf("packet %d is number %d", i, p[0])
+		}
+	}
+}
+
+// Answers to a flood arrive, whoever sends them meanwhile.
+func TestAnswersToMany(t *testing.T) {
+	const senders, packets = 8, 300
+	a, b := newEnd(t).open(t), newEnd(t)
+	var answering sync.WaitGroup
+	deliver := b.deliver
+	b.deliver = func(from *Peer, packets [][]byte) {
+		deliver(from, packets)
+		for _, p := range packets[:len(packets)/2] { // as a stack does, partly in other goroutines
+			answer := from.NewBurst(16)
+			copy(answer.Next(16), p)
+			answer.SendSoon(false)
+		}
+		for _, p := range packets[len(packets)/2:] {
+			answer := from.NewBurst(16)
+			copy(answer.Next(16), p)
+			answering.Go(func() { answer.SendSoon(false) })
+		}
+	}
+	b.open(t)
+	toB := a.knows(t, b, model.PrivateKey{}, true)
+	back := b.knows(t, a, model.PrivateKey{}, false)
+	send(toB, make([]byte, 16))
+	eventually(t, "session", func() bool { return a.count() == 1 })
+
+	var wg sync.WaitGroup
+	for i := range senders {
+		wg.Go(func() {
+			for n := range packets {
+				burst := toB.NewBurst(16)
+				room := burst.Next(16)
+				binary.BigEndian.PutUint32(room, uint32(i)+1)
+				binary.BigEndian.PutUint32(room[4:], uint32(n))
+				burst.Send()
+			}
+		})
+	}
+	wg.Wait()
+	eventually(t, "every answer", func() bool { return a.count() == senders*packets+1 })
+	answering.Wait()
+	eventually(t, "end of the hold", func() bool { return !back.gather.some.Load() })
+}
+
 func BenchmarkSendSoon(b *testing.B) {
 	near, far := newEnd(b).open(b), newEnd(b).open(b)
 	to := near.knows(b, far, model.PrivateKey{}, true)

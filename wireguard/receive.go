@@ -3,6 +3,8 @@ package wireguard
 import (
 	"errors"
 	"net"
+	"runtime"
+	"slices"
 )
 
 const (
@@ -12,10 +14,17 @@ const (
 
 	// maxReads is how many reads, and readBuffer how many bytes, are delivered
 	// together while more is there. Where many flows share a tunnel, one read has a
-	// packet or two of one of them; only several have enough to be joined, and to
-	// be acknowledged together. It bounds the delay, to a fraction of a millisecond.
-	maxReads   = 32
-	readBuffer = 4 * readSize
+	// few packets of one of them; only hundreds have enough of each to be joined, and
+	// to be acknowledged together. That delays the first by a millisecond or two, and
+	// only where a queue that takes longer is behind it.
+	maxReads   = 256
+	readBuffer = 16 * readSize
+
+	// minHeldRows and minHeldPackets are how many of a peer make it worth holding
+	// the acknowledgements that they cause, maxHeld for how many peers at a time.
+	minHeldRows    = 2
+	minHeldPackets = 4
+	maxHeld        = 8
 )
 
 // receive reads one socket until it is closed.
@@ -42,6 +51,7 @@ func (d *Device) receive(s *socket) {
 		}
 		r.flush()
 		d.gate.RUnlock()
+		r.release()
 	}
 }
 
@@ -51,15 +61,35 @@ type reader struct {
 	device  *Device
 	owner   *Peer
 	packets [][]byte
+	rows    int     // that are in packets, mostly of one flow each
+	held    []*Peer // whose acknowledgements are held
+}
+
+// release sends the acknowledgements that were held, once those had their turn
+// who make them.
+func (r *reader) release() {
+	if len(r.held) == 0 {
+		return
+	}
+	runtime.Gosched()
+	for _, p := range r.held {
+		p.releaseGathered()
+	}
+	clear(r.held)
+	r.held = r.held[:0]
 }
 
 // flush delivers what was collected.
 func (r *reader) flush() {
 	defer r.device.survive()
-	packets, owner := r.packets, r.owner
-	r.packets, r.owner = packets[:0], nil
+	packets, owner, rows := r.packets, r.owner, r.rows
+	r.packets, r.owner, r.rows = packets[:0], nil, 0
 	if len(packets) > 0 {
 		owner.rxPackets.Add(uint64(len(packets)))
+		if rows >= minHeldRows && len(packets) >= minHeldPackets && len(r.held) < maxHeld && !slices.Contains(r.held, owner) {
+			owner.gather.hold()
+			r.held = append(r.held, owner)
+		}
 		r.device.deliver(owner, packets)
 	}
 }
@@ -109,6 +139,7 @@ func (r *reader) open(s *session, messages []byte, segment int, from *endpoint, 
 		r.flush()
 		r.owner = p
 	}
+	r.rows++
 	had := len(r.packets)
 	size := r.decrypt(s, messages, segment)
 	if size == 0 || p.removed.Load() {
