@@ -21,9 +21,11 @@ const (
 	readBuffer = 16 * readSize
 
 	// minHeldRows and minHeldPackets are how many of a peer make it worth holding
-	// the acknowledgements that they cause, maxHeld for how many peers at a time.
+	// the acknowledgements that they cause: as many as bulk brings, and requests and
+	// answers, which would have to wait, do not. maxHeld is for how many peers at a
+	// time.
 	minHeldRows    = 2
-	minHeldPackets = 4
+	minHeldPackets = 32
 	maxHeld        = 8
 )
 
