@@ -123,10 +123,10 @@ func (w *hostWriter) write(fd uintptr) bool {
 // Write waits until all of b is written.
 func (w *hostWriter) Write(b []byte) (int, error) {
 	w.data, w.err = b, nil
-	err := cmp.Or(w.raw.Write(w.try), w.err) // a deadline, or closed
+	err := w.raw.Write(w.try) // a deadline, or closed
 	n := len(b) - len(w.data)
 	w.data = nil
-	return n, err
+	return n, cmp.Or(err, w.err)
 }
 
 // waitReadable waits until a read of the socket would not block.
