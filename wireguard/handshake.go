@@ -206,7 +206,7 @@ func (d *Device) takeInitiation(m []byte, from *endpoint, now instant) {
 	p.rxBytes.Add(uint64(len(m)))
 	p.timers.received(now, false)
 	p.timers.sent(now, false)
-	p.transmit(answer, len(answer))
+	p.transmit(answer, len(answer), notECT)
 }
 
 // answer makes the session and the answer to an initiation. It returns nil if
@@ -337,7 +337,7 @@ func (d *Device) begin(p *Peer) {
 		return
 	}
 	p.timers.sent(now, false)
-	p.transmit(b, len(b))
+	p.transmit(b, len(b), notECT)
 }
 
 // initiation makes the first message of a handshake. It returns nil if it is

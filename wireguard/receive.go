@@ -42,13 +42,13 @@ func (d *Device) receive(s *socket) {
 			return
 		}
 		d.gate.RLock()
-		r.split(buf[:n], segment, &from)
+		r.split(buf[:n], segment, &from, s.congested())
 		rest := buf[n:]
 		for i := 1; i < maxReads && len(rest) >= readSize && s.busy(); i++ {
 			if n, segment, from = s.more(rest[:readSize]); n == 0 {
 				break
 			}
-			r.split(rest[:n], segment, &from)
+			r.split(rest[:n], segment, &from, s.congested())
 			rest = rest[n:]
 		}
 		r.flush()
@@ -96,9 +96,9 @@ func (r *reader) flush() {
 	}
 }
 
-// split handles messages of one sender. Data messages of one session, which
-// mostly come in a row, are handled together.
-func (r *reader) split(messages []byte, segment int, from *endpoint) {
+// split handles messages of one sender, which met congestion or did not. Data
+// messages of one session, which mostly come in a row, are handled together.
+func (r *reader) split(messages []byte, segment int, from *endpoint, marked bool) {
 	d := r.device
 	defer d.survive()
 	now := d.now()
@@ -108,7 +108,7 @@ func (r *reader) split(messages []byte, segment int, from *endpoint) {
 	)
 	flush := func(end int) {
 		if session != nil {
-			r.open(session, messages[first:end], segment, from, now)
+			r.open(session, messages[first:end], segment, from, marked, now)
 		}
 		session = nil
 	}
@@ -135,7 +135,7 @@ func (r *reader) split(messages []byte, segment int, from *endpoint) {
 }
 
 // open decrypts data messages of one session and collects what is in them.
-func (r *reader) open(s *session, messages []byte, segment int, from *endpoint, now instant) {
+func (r *reader) open(s *session, messages []byte, segment int, from *endpoint, marked bool, now instant) {
 	p := s.peer
 	if r.owner != p {
 		r.flush()
@@ -147,6 +147,11 @@ func (r *reader) open(s *session, messages []byte, segment int, from *endpoint, 
 	if size == 0 || p.removed.Load() {
 		r.packets = r.packets[:had]
 		return
+	}
+	if marked {
+		for _, packet := range r.packets[had:] {
+			congested(packet)
+		}
 	}
 	p.heard(from)
 	p.rxBytes.Add(uint64(size))

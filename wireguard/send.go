@@ -41,6 +41,7 @@ type Burst struct {
 	buf   []byte
 	used  int                  // bytes of buf
 	sizes [burstPackets]uint16 // of the messages in buf
+	marks [burstPackets]uint8  // for congestion, once sealed
 	count int
 }
 
@@ -72,7 +73,7 @@ func (b *Burst) shrunk() *Burst {
 		return b
 	}
 	small := smallBursts.Get().(*Burst)
-	small.peer, small.used, small.sizes, small.count = b.peer, b.used, b.sizes, b.count
+	small.peer, small.used, small.sizes, small.count = b.peer, b.used, b.sizes, b.count // not sealed yet
 	copy(small.buf, b.buf[:b.used])
 	b.free()
 	return small
@@ -143,9 +144,12 @@ func (b *Burst) seal(s *session, now instant) {
 	if !ok {
 		return
 	}
-	start := 0
+	start, marked := 0, uint8(notECT)
 	for i, size := range b.sizes[:b.count] {
-		s.seal(b.buf[start:start+int(size)], counter+uint64(i))
+		m := b.buf[start : start+int(size)]
+		b.marks[i] = markOf(m[headerSize : len(m)-tagSize])
+		marked |= b.marks[i]
+		s.seal(m, counter+uint64(i))
 		start += int(size)
 	}
 	// Before the packets, so that an answer finds the clocks set.
@@ -154,24 +158,38 @@ func (b *Burst) seal(s *session, now instant) {
 	if !keepalive {
 		p.txPackets.Add(uint64(b.count))
 	}
-	b.transmit()
+	b.transmit(marked != notECT)
 	if s.stale(now) {
 		p.ask(now)
 	}
 }
 
-// transmit sends the messages of b, as many as are of one size in one call.
-func (b *Burst) transmit() {
-	sizes, buf := b.sizes[:b.count], b.buf
+// transmit sends the messages of b, as many as are of one size, and of one mark
+// if any has one, in one call.
+func (b *Burst) transmit(marked bool) {
+	sizes, marks, buf := b.sizes[:b.count], b.marks[:b.count], b.buf
 	for len(sizes) > 0 {
-		n := run(sizes)
+		alike := len(sizes)
+		if marked {
+			alike = equal(marks)
+		}
+		n := run(sizes[:alike])
 		end := 0
 		for _, size := range sizes[:n] {
 			end += int(size)
 		}
-		b.peer.transmit(buf[:end], int(sizes[0]))
-		buf, sizes = buf[end:], sizes[n:]
+		b.peer.transmit(buf[:end], int(sizes[0]), marks[0])
+		buf, sizes, marks = buf[end:], sizes[n:], marks[n:]
 	}
+}
+
+// equal returns how many of marks are the same.
+func equal(marks []uint8) int {
+	n := 1
+	for n < len(marks) && marks[n] == marks[0] {
+		n++
+	}
+	return n
 }
 
 // run returns how many of sizes are the same, counting one behind them that is
@@ -189,12 +207,12 @@ func run(sizes []uint16) int {
 
 // transmit sends messages of segment bytes each, the last perhaps shorter, to
 // where p was heard last.
-func (p *Peer) transmit(messages []byte, segment int) {
+func (p *Peer) transmit(messages []byte, segment int, mark uint8) {
 	s, to := p.device.sockets.Load(), p.endpoint.Load()
 	if s == nil || to == nil {
 		return
 	}
-	if err := s.send(messages, segment, to); err != nil {
+	if err := s.sendMarked(messages, segment, to, mark); err != nil {
 		p.device.complain(p, err)
 		return
 	}

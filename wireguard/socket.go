@@ -150,10 +150,15 @@ func (s *sockets) close() error {
 	return errors.Join(errs...)
 }
 
-// send sends datagrams of segment bytes each, the last perhaps shorter. It
+// send is sendMarked without a mark.
+func (s *sockets) send(buf []byte, segment int, to *endpoint) error {
+	return s.sendMarked(buf, segment, to, notECT)
+}
+
+// sendMarked sends datagrams of segment bytes each, the last perhaps shorter. It
 // blocks while the send buffer is full. It keeps nothing of buf, nor of to. A
 // datagram that was not sent is lost, with the ones behind it.
-func (s *sockets) send(buf []byte, segment int, to *endpoint) error {
+func (s *sockets) sendMarked(buf []byte, segment int, to *endpoint, mark uint8) error {
 	socket := s.v6
 	if to.addr.Addr().Is4() {
 		socket = s.v4
@@ -167,7 +172,7 @@ func (s *sockets) send(buf []byte, segment int, to *endpoint) error {
 	if segment <= 0 {
 		segment = len(buf)
 	}
-	return socket.send(buf, segment, to)
+	return socket.send(buf, segment, to, mark)
 }
 
 func (s *socket) port() uint16 {

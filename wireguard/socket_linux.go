@@ -15,7 +15,7 @@ import (
 )
 
 // controlSize holds the control messages of one call in either direction: the
-// local address, and the length of a segment.
+// local address, the mark for congestion, and the length of a segment.
 const controlSize = 128
 
 // socket is one UDP socket. It receives with UDP_GRO and sends with
@@ -36,10 +36,12 @@ func setOptions(fd uintptr, v6 bool) error {
 	setBuffer(fd, unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, sendBuffer)
 	setGRO(fd)
 	if v6 {
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_RECVTCLASS, 1)
 		return errors.Join(
 			unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1),
 			unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1))
 	}
+	_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_RECVTOS, 1)
 	// Routers may fragment what is too long for a path, as they may with WireGuard
 	// in the kernel: asking them to refuse it fails where their answer gets lost.
 	return errors.Join(
@@ -98,6 +100,10 @@ func (s *socket) read(buf []byte) (n, segment int, from endpoint, err error) {
 // there is probably no more for now, and looking would cost more than it brings.
 func (s *socket) busy() bool { return !s.reading.waited }
 
+// congested reports whether what was read last met congestion. The system joins
+// only what is marked alike.
+func (s *socket) congested() bool { return s.reading.mark == congestion }
+
 // more is read without waiting: n is 0 if nothing is there, or nothing that can
 // be used.
 func (s *socket) more(buf []byte) (n, segment int, from endpoint) {
@@ -115,7 +121,7 @@ func (call *readCall) result() (n, segment int, from endpoint) {
 		return 0, 0, endpoint{}
 	}
 	from.addr = call.sender()
-	segment = parseControl(call.control[:call.msg.Controllen], &from)
+	segment, call.mark = parseControl(call.control[:call.msg.Controllen], &from)
 	if n = call.n; segment <= 0 || segment > n {
 		segment = n
 	}
@@ -137,7 +143,8 @@ type readCall struct {
 	control [controlSize]byte // aligned by the pointers before it
 	n       int
 	errno   unix.Errno
-	waited  bool // there was nothing to read at first
+	waited  bool  // there was nothing to read at first
+	mark    uint8 // for congestion, of what was read
 }
 
 func (call *readCall) prepare() {
@@ -176,9 +183,9 @@ func (call *readCall) sender() netip.AddrPort {
 	return netip.AddrPortFrom(addr, bigEndian(call.name.Port))
 }
 
-// parseControl takes the local address and the length of a segment (0: one
-// datagram) from the control messages of a read.
-func parseControl(control []byte, from *endpoint) (segment int) {
+// parseControl takes the local address, the length of a segment (0: one datagram)
+// and the mark for congestion from the control messages of a read.
+func parseControl(control []byte, from *endpoint) (segment int, mark uint8) {
 	for len(control) >= unix.SizeofCmsghdr {
 		header, data, rest, err := unix.ParseOneSocketControlMessage(control)
 		if err != nil {
@@ -188,6 +195,10 @@ func parseControl(control []byte, from *endpoint) (segment int) {
 		switch {
 		case header.Level == unix.IPPROTO_UDP && header.Type == unix.UDP_GRO && len(data) >= 4:
 			segment = int(*(*int32)(unsafe.Pointer(&data[0])))
+		case header.Level == unix.IPPROTO_IP && header.Type == unix.IP_TOS && len(data) >= 1:
+			mark = data[0] & markBits
+		case header.Level == unix.IPPROTO_IPV6 && header.Type == unix.IPV6_TCLASS && len(data) >= 4:
+			mark = uint8(*(*int32)(unsafe.Pointer(&data[0]))) & markBits
 		case header.Level == unix.IPPROTO_IP && header.Type == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
 			info := (*unix.Inet4Pktinfo)(unsafe.Pointer(&data[0]))
 			from.local = netip.AddrFrom4(info.Spec_dst)
@@ -199,5 +210,5 @@ func parseControl(control []byte, from *endpoint) (segment int) {
 			}
 		}
 	}
-	return segment
+	return segment, mark
 }

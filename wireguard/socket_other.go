@@ -28,8 +28,8 @@ func (s *socket) read(buf []byte) (n, segment int, from endpoint, err error) {
 	return n, n, endpoint{addr: addr}, err
 }
 
-// send is sockets.send for one family.
-func (s *socket) send(buf []byte, segment int, to *endpoint) error {
+// send is sockets.sendMarked for one family, without the mark.
+func (s *socket) send(buf []byte, segment int, to *endpoint, _ uint8) error {
 	for len(buf) > 0 {
 		part := buf[:min(segment, len(buf))]
 		if _, err := s.conn.WriteToUDPAddrPort(part, to.addr); err != nil {
@@ -39,6 +39,9 @@ func (s *socket) send(buf []byte, segment int, to *endpoint) error {
 	}
 	return nil
 }
+
+// congested is for systems that tell it.
+func (*socket) congested() bool { return false }
 
 // busy and more are for systems where a read may go without waiting; here that
 // is never tried.

@@ -10,11 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// send is sockets.send for one family.
-func (s *socket) send(buf []byte, segment int, to *endpoint) error {
+// send is sockets.sendMarked for one family.
+func (s *socket) send(buf []byte, segment int, to *endpoint, mark uint8) error {
 	call := s.sends.Get().(*sendCall)
 	defer s.release(call)
 	call.setDestination(to)
+	call.mark = mark
 	whole := min(maxSegments, max(1, maxSendBytes/segment)) * segment
 	for len(buf) > segment && s.gso.Load() {
 		part := buf[:min(whole, len(buf))]
@@ -68,6 +69,7 @@ type sendCall struct {
 	try     func(fd uintptr)      // call.once
 	wait    func(fd uintptr) bool // call.done
 	v6      bool
+	mark    uint8 // for congestion
 	sa4     unix.RawSockaddrInet4
 	sa6     unix.RawSockaddrInet6
 	data    unix.Iovec
@@ -176,7 +178,7 @@ func zoneIndex(zone string) uint32 {
 	return uint32(index)
 }
 
-// setControl writes the control messages: the source, and how to cut.
+// setControl writes the control messages: the source, the mark, and how to cut.
 //
 // The interface goes with a link-local source only. Any other source can leave
 // by whatever interface leads to the peer now.
@@ -190,6 +192,13 @@ func (call *sendCall) setControl(segment int, to *endpoint, source bool) {
 			info := (*unix.Inet4Pktinfo)(call.message(unix.IPPROTO_IP, unix.IP_PKTINFO, unix.SizeofInet4Pktinfo))
 			*info = unix.Inet4Pktinfo{Spec_dst: to.local.As4()}
 		}
+	}
+	if call.mark != notECT {
+		level, kind := int32(unix.IPPROTO_IP), int32(unix.IP_TOS)
+		if call.v6 {
+			level, kind = unix.IPPROTO_IPV6, unix.IPV6_TCLASS
+		}
+		*(*int32)(call.message(level, kind, 4)) = int32(call.mark)
 	}
 	if segment > 0 {
 		*(*uint16)(call.message(unix.IPPROTO_UDP, unix.UDP_SEGMENT, 2)) = uint16(segment)
