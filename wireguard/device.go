@@ -45,6 +45,9 @@ type Options struct {
 	// is called from one goroutine per socket, and may send; it must not add or
 	// remove peers.
 	Receive func(from *Peer, packets [][]byte)
+
+	wall   func() time.Time     // the time of day; nil: the system's
+	asleep func() time.Duration // that the system has slept; nil: as it says
 }
 
 // Device is this end of the tunnels to all peers. Its methods may be called
@@ -54,7 +57,7 @@ type Device struct {
 	private *ecdh.PrivateKey
 	mtu     int
 	deliver func(*Peer, [][]byte)
-	start   time.Time
+	timeline
 
 	cookies wgdevice.CookieChecker
 	limiter ratelimiter.Ratelimiter
@@ -85,13 +88,14 @@ func New(o Options) (*Device, error) {
 		return nil, model.Invalid("privateKey", "the server has no private key")
 	}
 	d := &Device{
-		log: o.Log, private: private, mtu: o.MTU, deliver: o.Receive, start: time.Now().Add(-1),
+		log: o.Log, private: private, mtu: o.MTU, deliver: o.Receive,
 		index: index{entries: make(map[uint32]entry)}, jobs: newJobs(), clock: newClock(),
 		peers: make(map[model.PublicKey]*Peer),
 	}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}
+	d.timeline.init(o.wall, o.asleep)
 	d.cookies.Init(wgdevice.NoisePublicKey(private.PublicKey().Bytes()))
 	d.limiter.Init()
 	for range max(1, runtime.GOMAXPROCS(0)/2) { // the other half is for packets
@@ -100,9 +104,6 @@ func New(o Options) (*Device, error) {
 	d.running.Go(d.tick)
 	return d, nil
 }
-
-// now reads the clock. It is never 0.
-func (d *Device) now() instant { return instant(time.Since(d.start)) }
 
 // Open binds the UDP port, any free one if port is 0, on IPv4 and IPv6, and
 // lets peers in. Its errors hold that of the system, such as EADDRINUSE, and

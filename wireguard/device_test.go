@@ -29,21 +29,25 @@ type end struct {
 	received [][]byte
 }
 
-func newEnd(t testing.TB) *end {
+func newEnd(t testing.TB, change ...func(*Options)) *end {
 	t.Helper()
-	return newEndOf(t, model.NewPrivateKey())
+	return newEndOf(t, model.NewPrivateKey(), change...)
 }
 
-func newEndOf(t testing.TB, key model.PrivateKey) *end {
+func newEndOf(t testing.TB, key model.PrivateKey, change ...func(*Options)) *end {
 	t.Helper()
 	e := &end{key: key}
-	d, err := New(Options{PrivateKey: e.key, MTU: 1420, Receive: func(_ *Peer, packets [][]byte) {
+	o := Options{PrivateKey: e.key, MTU: 1420, Receive: func(_ *Peer, packets [][]byte) {
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		for _, p := range packets {
 			e.received = append(e.received, bytes.Clone(p))
 		}
-	}})
+	}}
+	for _, f := range change {
+		f(&o)
+	}
+	d, err := New(o)
 	if err != nil {
 		t.Fatal(err)
 	}

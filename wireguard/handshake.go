@@ -8,7 +8,6 @@ import (
 	"time"
 
 	wgdevice "golang.zx2c4.com/wireguard/device"
-	"golang.zx2c4.com/wireguard/tai64n"
 )
 
 const (
@@ -124,7 +123,7 @@ func (d *Device) handle(m []byte, from *endpoint) {
 	if !d.cookies.CheckMAC1(m) {
 		return
 	}
-	now := d.now()
+	now := d.wake()
 	if d.underLoad(now) {
 		where := appendAddress(from)
 		if !d.cookies.CheckMAC2(m, where) {
@@ -289,17 +288,17 @@ func (p *Peer) established(m []byte, now instant) ([]*Burst, bool) {
 	p.pending = nil
 	p.install(s)
 	p.timers.derived.store(now)
-	p.complete()
+	p.complete(now)
 	return p.take(), true
 }
 
 // complete notes that a handshake was carried through. One that this side has
 // begun as well is not needed then. mu is held.
-func (p *Peer) complete() {
+func (p *Peer) complete(now instant) {
 	p.abandon()
 	p.attempts = 0
 	p.timers.lastMinute.Store(false)
-	p.handshook.Store(time.Now().UnixNano())
+	p.handshook.store(now)
 }
 
 // ask has a handshake begun, unless one was a moment ago.
@@ -328,7 +327,7 @@ func (p *Peer) enqueue() {
 func (d *Device) begin(p *Peer) {
 	defer d.survive()
 	p.timers.asked.Store(false)
-	now := d.now()
+	now := d.wake()
 	b, err := p.initiation(now)
 	if err != nil {
 		d.complain(p, err)
@@ -355,7 +354,7 @@ func (p *Peer) initiation(now instant) ([]byte, error) {
 		return nil, err
 	}
 	b := make([]byte, initiationNoise, initiationSize)
-	p.stamped = later(tai64n.Now(), p.stamped)
+	p.stamped = later(stampOf(d.wall()), p.stamped)
 	b, i, err := initiate(b, d.private, p.key, p.shared, p.stamped)
 	if err != nil {
 		return nil, err
@@ -368,16 +367,4 @@ func (p *Peer) initiation(now instant) ([]byte, error) {
 	p.macs.AddMacs(b)
 	p.watchNow()
 	return b, nil
-}
-
-// later returns now, or, if the clock was set back since, a time a second after
-// the last one: peers take no time twice, and would refuse this side until the
-// clock is where it was. Initiations are further apart than a second.
-func later(now, last tai64n.Timestamp) tai64n.Timestamp {
-	if now.After(last) {
-		return now
-	}
-	seconds := binary.BigEndian.Uint64(last[:])
-	binary.BigEndian.PutUint64(last[:], seconds+1)
-	return last
 }

@@ -23,7 +23,7 @@ type Peer struct {
 	keepalive atomic.Int64 // time.Duration between empty packets, 0 is off
 	endpoint  atomic.Pointer[endpoint]
 	current   atomic.Pointer[session] // for sending
-	handshook atomic.Int64            // when the last handshake was complete: Unix time in ns, 0 is never
+	handshook moment                  // when the last handshake was complete
 
 	rxBytes, txBytes, rxPackets, txPackets atomic.Uint64
 
@@ -68,8 +68,8 @@ func (p *Peer) Status() Status {
 	if e := p.endpoint.Load(); e != nil {
 		s.Endpoint = e.addr
 	}
-	if at := p.handshook.Load(); at != 0 {
-		s.LastHandshake = time.Unix(0, at).UTC()
+	if at := p.handshook.load(); at != 0 {
+		s.LastHandshake = p.device.date(at)
 	}
 	return s
 }
@@ -113,6 +113,13 @@ func (p *Peer) anywhere() {
 func (p *Peer) forget() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.wipe()
+	p.abandon()
+	p.drop()
+}
+
+// wipe drops the keys of all sessions. mu is held.
+func (p *Peer) wipe() {
 	x := &p.device.index
 	for _, s := range []*session{p.previous, p.current.Load(), p.next} {
 		if s != nil {
@@ -121,8 +128,6 @@ func (p *Peer) forget() {
 	}
 	p.previous, p.next = nil, nil
 	p.current.Store(nil)
-	p.abandon()
-	p.drop()
 }
 
 // abandon gives up the handshake that waits for its answer. mu is held.
@@ -156,7 +161,7 @@ func (p *Peer) install(s *session) {
 }
 
 // confirm puts the next session into use, since the peer uses it.
-func (p *Peer) confirm(s *session) {
+func (p *Peer) confirm(s *session, now instant) {
 	p.mu.Lock()
 	if p.next != s {
 		p.mu.Unlock()
@@ -167,7 +172,7 @@ func (p *Peer) confirm(s *session) {
 	}
 	p.previous, p.next = p.current.Load(), nil
 	p.current.Store(s)
-	p.complete()
+	p.complete(now)
 	flush := p.take()
 	p.mu.Unlock()
 	p.release(flush)

@@ -157,7 +157,7 @@ func (r *reader) open(s *session, messages []byte, segment int, from *endpoint, 
 	p.rxBytes.Add(uint64(size))
 	p.timers.received(now, len(r.packets) > had)
 	if p.current.Load() != s {
-		p.confirm(s)
+		p.confirm(s, now)
 	} else if s.initiator && now.since(s.born) > lastMinuteTime && p.timers.lastMinute.CompareAndSwap(false, true) {
 		p.ask(now)
 	}

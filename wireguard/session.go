@@ -89,8 +89,8 @@ func (s *session) open(m []byte) ([]byte, bool) {
 	return packet, err == nil && s.seen.ValidateCounter(counter, rejectAfterMessages)
 }
 
-// instant is a reading of the monotonic clock, in nanoseconds since the device
-// was made; 0 is never.
+// instant is a reading of the clock of a device, in nanoseconds since it was
+// made; 0 is never.
 type instant int64
 
 func (t instant) since(earlier instant) time.Duration { return time.Duration(t - earlier) }

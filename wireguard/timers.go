@@ -116,6 +116,7 @@ func (d *Device) tick() {
 			return
 		case <-ticker.C:
 		}
+		now := d.wake()
 		if d.sockets.Load() == nil {
 			continue
 		}
@@ -125,7 +126,6 @@ func (d *Device) tick() {
 			due = append(due, p)
 		}
 		d.clock.mu.Unlock()
-		now := d.now()
 		for _, p := range due {
 			if !p.expire(now) {
 				d.unwatch(p)
@@ -171,6 +171,7 @@ func (p *Peer) expire(now instant) bool {
 		return false
 	}
 	t := &p.timers
+	p.wipeOld(now) // before what may begin a handshake, as after a night asleep
 	if p.retry(now) {
 		t.absent.start(now)
 	}
@@ -191,11 +192,21 @@ func (p *Peer) expire(now instant) bool {
 			p.keep(now)
 		}
 	}
-	if at := t.derived.load(); at != 0 && now.since(at) > keysTimeout {
-		t.derived.stop()
-		p.forget()
-	}
 	return p.busy()
+}
+
+// wipeOld drops keys that have had no successor for too long.
+func (p *Peer) wipeOld(now instant) {
+	old := func() bool { at := p.timers.derived.load(); return at != 0 && now.since(at) > keysTimeout }
+	if !old() {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if old() { // no handshake was ended meanwhile
+		p.timers.derived.stop()
+		p.wipe()
+	}
 }
 
 // keep sends the persistent keepalive. Where there is no session, that means a

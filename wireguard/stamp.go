@@ -1,0 +1,42 @@
+package wireguard
+
+import (
+	"encoding/binary"
+	"time"
+
+	"golang.zx2c4.com/wireguard/tai64n"
+)
+
+const (
+	// stampEpoch is the label of 1970 in TAI64, as WireGuard counts: ten seconds
+	// ahead of Unix time, for good.
+	stampEpoch = 1<<62 + 10
+
+	// stampGrain is how fine a time stamp is, in nanoseconds. Finer ones would tell
+	// peers how busy this host is.
+	stampGrain = 1 << 24
+)
+
+// stampOf returns the time stamp of an initiation that is sent at t.
+func stampOf(t time.Time) (s tai64n.Timestamp) {
+	binary.BigEndian.PutUint64(s[:], stampEpoch+uint64(t.Unix()))
+	binary.BigEndian.PutUint32(s[8:], uint32(t.Nanosecond()/stampGrain*stampGrain))
+	return s
+}
+
+// stampTime returns when s was, by the clock of whoever made it.
+func stampTime(s tai64n.Timestamp) time.Time {
+	return time.Unix(int64(binary.BigEndian.Uint64(s[:])-stampEpoch), int64(binary.BigEndian.Uint32(s[8:]))).UTC()
+}
+
+// later returns now, or, if the clock was set back since, a time a second after
+// the last one: peers take no time twice, and would refuse this side until the
+// clock is where it was. Initiations are further apart than a second.
+func later(now, last tai64n.Timestamp) tai64n.Timestamp {
+	if now.After(last) {
+		return now
+	}
+	seconds := binary.BigEndian.Uint64(last[:])
+	binary.BigEndian.PutUint64(last[:], seconds+1)
+	return last
+}
