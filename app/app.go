@@ -325,11 +325,11 @@ const recallTime = time.Hour
 
 // recallPeers tells the tunnel where its peers were before the restart.
 func (a *App) recallPeers(context.Context) error {
-	endpoints, err := a.traffic.Endpoints(a.now().Add(-recallTime))
+	memories, err := a.traffic.Memories(a.now().Add(-recallTime))
 	if err != nil {
 		a.log.Warn("where the peers were is not known; they will be heard when they speak", "err", err)
 	}
-	a.tunnel.Recall(endpoints)
+	a.tunnel.Recall(memories)
 	return nil
 }
 

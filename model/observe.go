@@ -16,7 +16,8 @@ type PeerStatus struct {
 	TxBytes         uint64    // sent to the peer since the device started
 	RxPackets       uint64    // the same in packets
 	TxPackets       uint64
-	Keepalive       uint16 // seconds, 0 is off
+	Keepalive       uint16    // seconds, 0 is off
+	Stamped         time.Time // the latest time in handshakes that this server began, by its clock; zero: none
 }
 
 // Online reports whether the last handshake is young enough at the time now.
@@ -35,6 +36,7 @@ type PeerCounters struct {
 	Months         Months    `json:"months,omitempty"` // bytes in both directions together
 
 	Endpoint netip.AddrPort `json:"endpoint,omitzero"` // where the peer was heard last
+	Stamped  time.Time      `json:"stamped,omitzero"`  // the latest time in handshakes that this server began
 }
 
 // Add counts t.
@@ -49,6 +51,9 @@ func (c *PeerCounters) Add(t PeerTraffic) {
 	if t.Endpoint.IsValid() {
 		c.Endpoint = t.Endpoint
 	}
+	if t.Stamped.After(c.Stamped) {
+		c.Stamped = t.Stamped.UTC()
+	}
 	c.Months = c.Months.Plus(t.Months)
 }
 
@@ -59,6 +64,7 @@ type PeerTraffic struct {
 	Months             Months         // bytes in both directions together
 	LastHandshake      time.Time      // the last one, zero: none
 	Endpoint           netip.AddrPort // where it was heard last, invalid: nowhere
+	Stamped            time.Time      // the latest time in handshakes with it that this server began, zero: none
 }
 
 // Plus returns t and what came after it.
@@ -69,11 +75,21 @@ func (t PeerTraffic) Plus(later PeerTraffic) PeerTraffic {
 	if !later.Endpoint.IsValid() {
 		later.Endpoint = t.Endpoint
 	}
+	if t.Stamped.After(later.Stamped) {
+		later.Stamped = t.Stamped
+	}
 	return PeerTraffic{
 		RxBytes: t.RxBytes + later.RxBytes, RxPackets: t.RxPackets + later.RxPackets,
 		TxBytes: t.TxBytes + later.TxBytes, TxPackets: t.TxPackets + later.TxPackets,
-		Months: t.Months.Plus(later.Months), LastHandshake: later.LastHandshake, Endpoint: later.Endpoint,
+		Months: t.Months.Plus(later.Months), LastHandshake: later.LastHandshake, Endpoint: later.Endpoint, Stamped: later.Stamped,
 	}
+}
+
+// PeerMemory is what a server that was restarted has to know of a peer for
+// traffic to resume.
+type PeerMemory struct {
+	Endpoint netip.AddrPort // where it was heard lately, invalid: nowhere
+	Stamped  time.Time      // a time in handshakes of this server that the peer may have seen, zero: none
 }
 
 // TrafficSample is the traffic of all peers over one interval that ends at At.

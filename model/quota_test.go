@@ -123,12 +123,12 @@ func TestLiveWithQuota(t *testing.T) {
 
 func TestPeerTraffic(t *testing.T) {
 	at := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
-	first := PeerTraffic{RxBytes: 1, RxPackets: 2, TxBytes: 3, TxPackets: 4, Months: Months{{"2026-11", 4}}, LastHandshake: at, Endpoint: netip.MustParseAddrPort("192.0.2.7:51820")}
-	second := PeerTraffic{RxBytes: 10, RxPackets: 20, TxBytes: 30, TxPackets: 40, Months: Months{{"2026-12", 40}}}
+	first := PeerTraffic{RxBytes: 1, RxPackets: 2, TxBytes: 3, TxPackets: 4, Months: Months{{"2026-11", 4}}, LastHandshake: at, Endpoint: netip.MustParseAddrPort("192.0.2.7:51820"), Stamped: at}
+	second := PeerTraffic{RxBytes: 10, RxPackets: 20, TxBytes: 30, TxPackets: 40, Months: Months{{"2026-12", 40}}, Stamped: at.AddDate(-1, 0, 0)}
 	var c PeerCounters
 	c.Add(first.Plus(second))
 	c.Add(second)
-	want := "{0 21 63 42 84 2026-11-22 12:00:00 +0000 UTC [{2026-11 4} {2026-12 80}] 192.0.2.7:51820}"
+	want := "{0 21 63 42 84 2026-11-22 12:00:00 +0000 UTC [{2026-11 4} {2026-12 80}] 192.0.2.7:51820 2026-11-22 12:00:00 +0000 UTC}"
 	if got := fmt.Sprint(c); got != want {
 		t.Errorf("counters %s, want %s", got, want)
 	}

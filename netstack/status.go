@@ -1,10 +1,6 @@
 package netstack
 
-import (
-	"net/netip"
-
-	"gatecontrol/model"
-)
+import "gatecontrol/model"
 
 // Status is what the tunnel is doing. Counters are since New.
 type Status struct {
@@ -28,13 +24,20 @@ type ExitStatus struct {
 	EchoFlows int
 }
 
-// Recall tells where peers were heard before a restart. Those with a keepalive
-// that have not been heard since are greeted there, so that traffic resumes
-// before they notice: a peer that only listens would take minutes.
-func (d *Device) Recall(endpoints map[model.PublicKey]netip.AddrPort) {
-	for key, addr := range endpoints {
-		if p := d.wg.Lookup(key); p != nil && !p.Status().Endpoint.IsValid() {
-			p.SetEndpoint(addr)
+// Recall tells what was known of peers before a restart. Those with a keepalive
+// that have not been heard since are greeted where they were, so that traffic
+// resumes before they notice: a peer that only listens would take minutes.
+func (d *Device) Recall(memories map[model.PublicKey]model.PeerMemory) {
+	for key, m := range memories {
+		p := d.wg.Lookup(key)
+		if p == nil {
+			continue
+		}
+		if !m.Stamped.IsZero() {
+			p.StampAfter(m.Stamped)
+		}
+		if m.Endpoint.IsValid() && !p.Status().Endpoint.IsValid() {
+			p.SetEndpoint(m.Endpoint)
 		}
 	}
 }
@@ -68,6 +71,7 @@ func (d *Device) Status() Status {
 			ps.Endpoint, ps.LastHandshake = w.Endpoint, w.LastHandshake
 			ps.RxBytes, ps.TxBytes = w.RxBytes, w.TxBytes
 			ps.RxPackets, ps.TxPackets = w.RxPackets, w.TxPackets
+			ps.Stamped = w.Stamped
 		}
 		s.Peers = append(s.Peers, ps)
 	}

@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net/netip"
 	"sync"
 	"time"
 
@@ -105,7 +104,7 @@ func (t *Traffic) Read() {
 		if d.RxBytes|d.TxBytes|d.RxPackets|d.TxPackets == 0 {
 			continue
 		}
-		d.LastHandshake, d.Endpoint = s.LastHandshake, s.Endpoint
+		d.LastHandshake, d.Endpoint, d.Stamped = s.LastHandshake, s.Endpoint, s.Stamped
 		d.Months = d.Months.With(month, d.RxBytes+d.TxBytes)
 		t.unsaved[s.PublicKey] = t.unsaved[s.PublicKey].Plus(d)
 		t.sample.DownloadBytes += d.RxBytes
@@ -238,16 +237,25 @@ func (t *Traffic) storeCounters(ctx context.Context) error {
 	return err
 }
 
-// Endpoints returns where the peers were heard last that have had a handshake
-// since a time, as far as it is stored.
-func (t *Traffic) Endpoints(since time.Time) (map[model.PublicKey]netip.AddrPort, error) {
-	endpoints := make(map[model.PublicKey]netip.AddrPort)
+// Memories returns what is stored of peers that the tunnel has to know after a
+// restart: where those were heard last that have had a handshake since a time,
+// and which have seen times of this server that its clock has yet to show.
+func (t *Traffic) Memories(since time.Time) (map[model.PublicKey]model.PeerMemory, error) {
+	now := t.Now()
+	memories := make(map[model.PublicKey]model.PeerMemory)
 	err := t.DB.View(func(tx *store.Tx) error {
 		for c, err := range store.Counters.All(tx) {
 			if err != nil {
 				return err
 			}
-			if !c.Endpoint.IsValid() || c.LastHandshake.Before(since) {
+			var m model.PeerMemory
+			if !c.LastHandshake.Before(since) {
+				m.Endpoint = c.Endpoint
+			}
+			if c.Stamped.After(now) {
+				m.Stamped = c.Stamped
+			}
+			if m == (model.PeerMemory{}) {
 				continue
 			}
 			p, err := store.Peers.Get(tx, c.ID)
@@ -255,12 +263,12 @@ func (t *Traffic) Endpoints(since time.Time) (map[model.PublicKey]netip.AddrPort
 				return err
 			}
 			if p != nil {
-				endpoints[p.PublicKey] = c.Endpoint
+				memories[p.PublicKey] = m
 			}
 		}
 		return nil
 	})
-	return endpoints, err
+	return memories, err
 }
 
 func (t *Traffic) storeSample(now time.Time, s *model.TrafficSample) error {

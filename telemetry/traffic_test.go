@@ -3,6 +3,7 @@ package telemetry
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"reflect"
 	"sync"
@@ -336,19 +337,34 @@ func TestOldSamplesGo(t *testing.T) {
 	}
 }
 
-func TestEndpoints(t *testing.T) {
+// TestMemories restarts the server with a clock that is right, and with one that
+// was set back.
+func TestMemories(t *testing.T) {
 	u := newTunnel(t, 3)
 	here := netip.MustParseAddrPort("192.0.2.7:51820")
 	for i := range u.status {
 		u.status[i].RxBytes, u.status[i].LastHandshake, u.status[i].Endpoint = 100, u.now, here
+		u.status[i].Stamped = u.now.Add(-time.Minute)
 	}
 	u.status[1].LastHandshake = u.now.Add(-2 * time.Hour)
 	u.status[2].Endpoint = netip.AddrPort{}
-	if err := u.traffic().Sample(t.Context()); err != nil {
-		t.Fatal(err)
+	u.status[2].Stamped = time.Time{}
+	tr := u.traffic()
+	sample(t, tr)
+	want := func(want map[model.PublicKey]model.PeerMemory) {
+		t.Helper()
+		got, err := u.traffic().Memories(u.now.Add(-time.Hour))
+		if err != nil || !maps.Equal(got, want) {
+			t.Errorf("%v, %v; want %v", got, err, want)
+		}
 	}
-	got, err := u.traffic().Endpoints(u.now.Add(-time.Hour)) // as after a restart
-	if err != nil || len(got) != 1 || got[u.status[0].PublicKey] != here {
-		t.Fatalf("%v, %v", got, err)
-	}
+	first, second := u.status[0].PublicKey, u.status[1].PublicKey
+	want(map[model.PublicKey]model.PeerMemory{first: {Endpoint: here}})
+
+	// What a run with another clock adds is not less.
+	stamped := u.status[0].Stamped
+	u.now = u.now.AddDate(-1, 0, 0)
+	u.status[0].RxBytes, u.status[0].LastHandshake, u.status[0].Stamped = 200, u.now, u.now
+	sample(t, tr)
+	want(map[model.PublicKey]model.PeerMemory{first: {Endpoint: here, Stamped: stamped}, second: {Endpoint: here, Stamped: stamped}})
 }

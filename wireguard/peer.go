@@ -57,6 +57,7 @@ type Status struct {
 	LastHandshake        time.Time      // zero: none
 	RxBytes, TxBytes     uint64         // with headers, as the peer's network sees them
 	RxPackets, TxPackets uint64         // packets, without handshakes and keepalives
+	Stamped              time.Time      // the latest time in initiations of this side; zero: none
 }
 
 // Status reads the counters of p. It disturbs no traffic.
@@ -70,6 +71,11 @@ func (p *Peer) Status() Status {
 	}
 	if at := p.handshook.load(); at != 0 {
 		s.LastHandshake = p.device.date(at)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stamped != (tai64n.Timestamp{}) {
+		s.Stamped = stampTime(p.stamped)
 	}
 	return s
 }

@@ -12,6 +12,10 @@ const (
 	// ahead of Unix time, for good.
 	stampEpoch = 1<<62 + 10
 
+	// stampMargin is by how much a time stamp may be later than the latest that was
+	// kept from before a restart: what came after it was lost.
+	stampMargin = time.Hour
+
 	// stampGrain is how fine a time stamp is, in nanoseconds. Finer ones would tell
 	// peers how busy this host is.
 	stampGrain = 1 << 24
@@ -39,4 +43,19 @@ func later(now, last tai64n.Timestamp) tai64n.Timestamp {
 	seconds := binary.BigEndian.Uint64(last[:])
 	binary.BigEndian.PutUint64(last[:], seconds+1)
 	return last
+}
+
+// StampAfter tells of a time stamp that p may have seen from this side before a
+// restart. If the clock shows an earlier time now, as on a host without a
+// battery, handshakes carry later ones all the same: p would refuse them.
+func (p *Peer) StampAfter(seen time.Time) {
+	if seen.Before(p.device.wall()) {
+		return
+	}
+	floor := stampOf(seen.Add(stampMargin))
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if floor.After(p.stamped) {
+		p.stamped = floor
+	}
 }
