@@ -43,12 +43,15 @@ func (d *Device) Recall(memories map[model.PublicKey]model.PeerMemory) {
 }
 
 // Running reports whether the device takes packets. It costs nothing.
-func (d *Device) Running() bool { return d.running.Load() }
+func (d *Device) Running() bool {
+	_, err := d.wg.Failure()
+	return d.running.Load() && err == nil
+}
 
 // Status reads the device. Peers are in the order of the config. It takes time
 // in proportion to their number and disturbs no traffic.
 func (d *Device) Status() Status {
-	running := d.running.Load()
+	running := d.Running()
 	s := Status{
 		Running: running, PublicKey: d.key, Exit: d.exit.status(),
 		FilteredPackets:  d.hub.filtered.Load(),

@@ -76,8 +76,11 @@ type Device struct {
 	mu      sync.RWMutex
 	peers   map[model.PublicKey]*Peer
 	closed  bool
-	sockets atomic.Pointer[sockets] // nil until Open
-	running sync.WaitGroup          // the goroutines of this device
+	opened  instant                 // when the sockets were
+	sockets atomic.Pointer[sockets] // nil until Open, and while failed is not
+	failed  atomic.Pointer[failure]
+	pause   time.Duration  // before the sockets are opened again; for whoever does that
+	running sync.WaitGroup // the goroutines of this device
 }
 
 // New makes a device without peers and without sockets. Close has to be called
@@ -90,7 +93,7 @@ func New(o Options) (*Device, error) {
 	d := &Device{
 		log: o.Log, private: private, mtu: o.MTU, deliver: o.Receive,
 		index: index{entries: make(map[uint32]entry)}, jobs: newJobs(), clock: newClock(),
-		peers: make(map[model.PublicKey]*Peer),
+		pause: firstReopen, peers: make(map[model.PublicKey]*Peer),
 	}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
@@ -111,27 +114,13 @@ func New(o Options) (*Device, error) {
 func (d *Device) Open(port uint16) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.closed {
-		return net.ErrClosed
-	}
-	if d.sockets.Load() != nil {
+	if d.sockets.Load() != nil || d.failed.Load() != nil {
 		return fmt.Errorf("the UDP port is open already")
 	}
-	s, err := openSockets(d.log, port)
-	if err != nil {
-		return err
-	}
-	d.sockets.Store(s)
-	for _, socket := range s.each() {
-		d.running.Go(func() { d.receive(socket) })
-	}
-	for _, p := range d.peers {
-		p.watch()
-	}
-	return nil
+	return d.openLocked(port)
 }
 
-// Port returns the UDP port, 0 if it is not open.
+// Port returns the UDP port, 0 while it is not open.
 func (d *Device) Port() uint16 {
 	if s := d.sockets.Load(); s != nil {
 		return s.port()

@@ -138,11 +138,15 @@ func TestWipingLeavesHandshake(t *testing.T) {
 	c.talk(now + second)
 }
 
+// The system tells less than it has slept if something runs between the two
+// clocks, and never more.
 func TestSystemAsleep(t *testing.T) {
+	longest := systemAsleep()
 	for range 1000 {
-		if first, then := systemAsleep(), systemAsleep(); first < -time.Millisecond || then > first+time.Hour {
-			t.Fatalf("asleep for %s, then for %s", first, then)
-		}
+		longest = max(longest, systemAsleep())
+	}
+	if longest < -time.Millisecond {
+		t.Fatalf("asleep for %s", longest)
 	}
 }
 

@@ -29,7 +29,8 @@ const (
 	maxHeld        = 8
 )
 
-// receive reads one socket until it is closed.
+// receive reads one socket until it is closed. If it fails, so that there is
+// nothing to read any more, others take its place.
 func (d *Device) receive(s *socket) {
 	r := reader{device: d}
 	buf := make([]byte, readBuffer)
@@ -37,7 +38,7 @@ func (d *Device) receive(s *socket) {
 		n, segment, from, err := s.receive(buf[:readSize])
 		if err != nil {
 			if !errors.Is(err, net.ErrClosed) {
-				d.log.Error("the UDP socket of the tunnel failed", "err", err)
+				d.reopen(s, err)
 			}
 			return
 		}
