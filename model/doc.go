@@ -37,7 +37,8 @@
 //   - event: one line of the activity log.
 //   - intent: what administrators asked for, as stored; revision: its version.
 //   - plan: intent compiled for the planes; plane: one of netstack, dns, l4 and proxy.
-//   - condition: a lasting state that a person should know of.
+//   - trouble: what is in the way of a tunnel, as far as this server can tell.
+//   - condition: a lasting state that a person should know of, a trouble for one.
 //
 // Times are UTC. Durations are time.Duration, sizes are bytes, addresses are
 // net/netip values.

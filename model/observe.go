@@ -18,6 +18,7 @@ type PeerStatus struct {
 	TxPackets       uint64
 	Keepalive       uint16    // seconds, 0 is off
 	Stamped         time.Time // the latest time in handshakes that this server began, by its clock; zero: none
+	Trouble         Trouble   // what is in the way of its tunnel
 }
 
 // Online reports whether the last handshake is young enough at the time now.

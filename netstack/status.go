@@ -5,6 +5,7 @@ import "gatecontrol/model"
 // Status is what the tunnel is doing. Counters are since New.
 type Status struct {
 	Running    bool
+	Trouble    model.Trouble // why it is not, though it was started
 	PublicKey  model.PublicKey
 	ListenPort uint16 // the actual one, 0 while not running
 	Peers      []model.PeerStatus
@@ -44,16 +45,16 @@ func (d *Device) Recall(memories map[model.PublicKey]model.PeerMemory) {
 
 // Running reports whether the device takes packets. It costs nothing.
 func (d *Device) Running() bool {
-	_, err := d.wg.Failure()
-	return d.running.Load() && err == nil
+	return d.running.Load() && d.wg.Trouble().Code == ""
 }
 
 // Status reads the device. Peers are in the order of the config. It takes time
 // in proportion to their number and disturbs no traffic.
 func (d *Device) Status() Status {
-	running := d.Running()
+	trouble := d.wg.Trouble()
+	running := d.running.Load() && trouble.Code == ""
 	s := Status{
-		Running: running, PublicKey: d.key, Exit: d.exit.status(),
+		Running: running, Trouble: trouble, PublicKey: d.key, Exit: d.exit.status(),
 		FilteredPackets:  d.hub.filtered.Load(),
 		CorruptedPackets: d.hub.corrupted.Load(),
 		LimitedPackets:   d.hub.limited.Load(),
@@ -74,7 +75,7 @@ func (d *Device) Status() Status {
 			ps.Endpoint, ps.LastHandshake = w.Endpoint, w.LastHandshake
 			ps.RxBytes, ps.TxBytes = w.RxBytes, w.TxBytes
 			ps.RxPackets, ps.TxPackets = w.RxPackets, w.TxPackets
-			ps.Stamped = w.Stamped
+			ps.Stamped, ps.Trouble = w.Stamped, w.Trouble
 		}
 		s.Peers = append(s.Peers, ps)
 	}

@@ -218,7 +218,14 @@ func (p *Peer) answer(m []byte, i *initiation, now instant) []byte {
 		return nil
 	}
 	at, err := i.readTime(p.shared, m[initiationNoise:])
-	if err != nil || !at.After(p.latest) || p.consumed != 0 && now.since(p.consumed) < initiationGap {
+	if err != nil {
+		return nil
+	}
+	if !at.After(p.latest) {
+		p.refuse(at, now)
+		return nil
+	}
+	if p.consumed != 0 && now.since(p.consumed) < initiationGap {
 		return nil
 	}
 	s := &session{peer: p, remote: sender(m), born: now}
@@ -233,6 +240,9 @@ func (p *Peer) answer(m []byte, i *initiation, now instant) []byte {
 	binary.LittleEndian.PutUint32(b[8:], s.remote)
 	b = b[:responseSize]
 	p.macs.AddMacs(b)
+	if p.next != nil {
+		p.sign(unconfirmed, now)
+	}
 	p.install(s)
 	p.timers.greeted.store(now)
 	p.timers.derived.store(now)
@@ -282,6 +292,10 @@ func (p *Peer) established(m []byte, now instant) ([]*Burst, bool) {
 	s := &session{peer: p, initiator: true, local: p.pending.local, remote: sender(m), born: now}
 	var err error
 	if s.sealer, s.opener, err = p.pending.finish(p.device.private, &p.psk, m[responseNoise:]); err != nil {
+		if !p.pending.forged { // or else one stranger would count for many
+			p.pending.forged = true
+			p.sign(forged, now)
+		}
 		return nil, false
 	}
 	p.device.index.set(s.local, entry{p, s})
@@ -297,6 +311,7 @@ func (p *Peer) established(m []byte, now instant) ([]*Burst, bool) {
 func (p *Peer) complete(now instant) {
 	p.abandon()
 	p.attempts = 0
+	p.troubles = nil
 	p.timers.lastMinute.Store(false)
 	p.handshook.store(now)
 }
@@ -360,7 +375,7 @@ func (p *Peer) initiation(now instant) ([]byte, error) {
 		return nil, err
 	}
 	p.abandon()
-	p.pending = &outgoing{i, d.index.add(entry{peer: p})}
+	p.pending = &outgoing{initiation: i, local: d.index.add(entry{peer: p})}
 	binary.LittleEndian.PutUint32(b, typeInitiation)
 	binary.LittleEndian.PutUint32(b[4:], p.pending.local)
 	b = b[:initiationSize]

@@ -1,8 +1,6 @@
 package wireguard
 
 import (
-	"errors"
-	"net"
 	"runtime/debug"
 	"time"
 )
@@ -15,9 +13,6 @@ const complaintTime = 10 * time.Second
 // so one line now and then is enough.
 func (d *Device) complain(p *Peer, err error) {
 	now := d.now()
-	if errors.Is(err, net.ErrClosed) {
-		return
-	}
 	if at := d.complained.load(); at != 0 && now.since(at) < complaintTime {
 		return
 	}

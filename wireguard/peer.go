@@ -19,7 +19,6 @@ type Peer struct {
 	key    model.PublicKey
 	psk    model.PrivateKey
 
-	removed   atomic.Bool
 	keepalive atomic.Int64 // time.Duration between empty packets, 0 is off
 	endpoint  atomic.Pointer[endpoint]
 	current   atomic.Pointer[session] // for sending
@@ -30,25 +29,29 @@ type Peer struct {
 	timers timers
 	gather gather
 
+	removed atomic.Bool
+
 	// mu guards what a handshake changes. It is held for handshakes, not for
 	// packets.
 	mu       sync.Mutex
+	attempts int32            // initiations in a row without an answer
 	shared   []byte           // the secret of both static keys, nil until it is needed
 	previous *session         // still good for what is under way
 	next     *session         // the peer has not confirmed it yet
 	pending  *outgoing        // the initiation that waits for its answer
-	attempts int              // initiations in a row without an answer
 	latest   tai64n.Timestamp // of the peer's initiations
 	stamped  tai64n.Timestamp // of this side's
 	consumed instant          // when the last initiation was taken
 	macs     *wgdevice.CookieGenerator
 	waiting  []*Burst // for a session, oldest first
+	troubles *troubles
 }
 
 // outgoing is a handshake that this side began.
 type outgoing struct {
 	*initiation
-	local uint32
+	local  uint32
+	forged bool // an answer came that was not authentic
 }
 
 // Status is what is known of a peer. Counters are since Add.
@@ -58,6 +61,7 @@ type Status struct {
 	RxBytes, TxBytes     uint64         // with headers, as the peer's network sees them
 	RxPackets, TxPackets uint64         // packets, without handshakes and keepalives
 	Stamped              time.Time      // the latest time in initiations of this side; zero: none
+	Trouble              model.Trouble  // what has been in the way since the last handshake
 }
 
 // Status reads the counters of p. It disturbs no traffic.
@@ -77,6 +81,7 @@ func (p *Peer) Status() Status {
 	if p.stamped != (tai64n.Timestamp{}) {
 		s.Stamped = stampTime(p.stamped)
 	}
+	s.Trouble = p.trouble(p.device.now())
 	return s
 }
 

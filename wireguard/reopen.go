@@ -3,6 +3,8 @@ package wireguard
 import (
 	"net"
 	"time"
+
+	"gatecontrol/model"
 )
 
 // Sockets that failed are opened again after firstReopen, and after twice as
@@ -18,14 +20,13 @@ type failure struct {
 	since instant
 }
 
-// Failure returns why the UDP port is closed although Open has opened it, and
-// since when; nil while it is not. The port is opened again as soon as the
-// system allows it; sessions stay meanwhile.
-func (d *Device) Failure() (since time.Time, err error) {
+// Trouble tells whether the UDP port is closed although Open has opened it. It
+// is opened again as soon as the system allows it; sessions stay meanwhile.
+func (d *Device) Trouble() (t model.Trouble) {
 	if f := d.failed.Load(); f != nil {
-		return d.date(f.since), f.err
+		t = model.Trouble{Code: model.TroublePort, Since: d.date(f.since), Detail: reason(f.err)}
 	}
-	return since, nil
+	return t
 }
 
 // openLocked opens the sockets and reads them. mu is held.

@@ -1,7 +1,6 @@
 package wireguard
 
 import (
-	"errors"
 	"net"
 	"syscall"
 	"testing"
@@ -35,8 +34,8 @@ func TestSocketFails(t *testing.T) {
 			}
 			breakSocket(t, which(before))
 			eventually(t, "new socket", func() bool { s := b.sockets.Load(); return s != nil && s != before })
-			if since, err := b.Failure(); err != nil || b.Port() != port {
-				t.Fatalf("port %d instead of %d, failed since %s: %v", b.Port(), port, since, err)
+			if trouble := b.Trouble(); trouble.Code != "" || b.Port() != port {
+				t.Fatalf("port %d instead of %d, trouble %v", b.Port(), port, trouble)
 			}
 			n, m := b.count(), a.count()
 			send(toB, []byte("there"))
@@ -74,17 +73,17 @@ func TestPortIsTaken(t *testing.T) {
 	eventually(t, "session", func() bool { return b.has([]byte("before")) && toA.current.Load() != nil })
 	port := b.Port()
 	taken := takePort(t, b)
-	eventually(t, "reason", func() bool { _, err := b.Failure(); return errors.Is(err, syscall.EADDRINUSE) })
-	if since, _ := b.Failure(); b.Port() != 0 || time.Since(since) > patience || b.Open(0) == nil {
-		t.Errorf("port %d, failed since %s", b.Port(), since)
+	eventually(t, "reason", func() bool { return b.Trouble().Detail == syscall.EADDRINUSE.Error() })
+	if trouble := b.Trouble(); trouble.Code != model.TroublePort || time.Since(trouble.Since) > patience || b.Port() != 0 || b.Open(0) == nil {
+		t.Errorf("port %d, trouble %v", b.Port(), trouble)
 	}
 	send(toA, []byte("nowhere to go")) // and nobody waits for it
 	if err := taken.Close(); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "port", func() bool { return b.Port() == port })
-	if _, err := b.Failure(); err != nil {
-		t.Error(err)
+	if trouble := b.Trouble(); trouble.Code != "" {
+		t.Error(trouble)
 	}
 	send(toB, []byte("after"))
 	eventually(t, "packet", func() bool { return b.has([]byte("after")) })
@@ -95,7 +94,7 @@ func TestCloseWithoutPort(t *testing.T) {
 	a := newEnd(t).open(t)
 	taken := takePort(t, a)
 	defer taken.Close()
-	eventually(t, "reason", func() bool { _, err := a.Failure(); return errors.Is(err, syscall.EADDRINUSE) })
+	eventually(t, "reason", func() bool { return a.Trouble().Detail == syscall.EADDRINUSE.Error() })
 	if err := a.Close(); err != nil || a.Port() != 0 {
 		t.Errorf("closed on port %d: %v", a.Port(), err)
 	}

@@ -213,7 +213,7 @@ func (p *Peer) transmit(messages []byte, segment int, mark uint8) {
 		return
 	}
 	if err := s.sendMarked(messages, segment, to, mark); err != nil {
-		p.device.complain(p, err)
+		p.lost(err)
 		return
 	}
 	p.txBytes.Add(uint64(len(messages)))
