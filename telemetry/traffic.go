@@ -1,6 +1,6 @@
-// Package telemetry turns what the planes count into what people look at:
-// traffic over time, totals that outlive a restart. Of ours it imports model
-// and store.
+// Package telemetry turns what the planes count and tell into what people look
+// at: traffic over time, totals that outlive a restart, and the conditions that
+// last. Of ours it imports model and store.
 package telemetry
 
 import (
@@ -47,6 +47,7 @@ type Traffic struct {
 	rate    Rate
 	day     time.Time // 00:00 UTC of the day that today sums
 	sum     model.TrafficSample
+	failed  error // why the last sample was not stored
 }
 
 // Rate is bytes per second between the last two samples. Upload is what this
@@ -152,7 +153,11 @@ func (t *Traffic) Sample(ctx context.Context) error {
 	if nothing {
 		return nil
 	}
-	return errors.Join(t.storeCounters(ctx), t.storeSample(now, &sample))
+	err := errors.Join(t.storeCounters(ctx), t.storeSample(now, &sample))
+	t.mu.Lock()
+	t.failed = err
+	t.mu.Unlock()
+	return err
 }
 
 // take hands out what is not stored yet, and owe puts back what the store
