@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -190,6 +192,10 @@ func TestBadRouteDoesNotStopTheRest(t *testing.T) {
 	if g.Skipped()[bad.ID] == nil || len(g.Skipped()) != 1 {
 		t.Errorf("skipped: %v", g.Skipped())
 	}
+	if c := g.Conditions(); len(c) != 1 || c[0].Code != "route_left_out" || c[0].Route != bad.ID || c[0].Subject != fmt.Sprintf("tcp port %d", taken) ||
+		!strings.Contains(c[0].Text, "in use by another program") {
+		t.Errorf("conditions: %+v", c)
+	}
 	// Other writes go on meanwhile.
 	if err := g.put(t, func(tx *store.Tx) error { return store.Peers.Insert(tx, testPeer(0, "10.8.0.5").Peer) }); err != nil {
 		t.Fatal(err)
@@ -200,6 +206,9 @@ func TestBadRouteDoesNotStopTheRest(t *testing.T) {
 	}
 	if len(g.Skipped()) != 0 || !accepts(taken) {
 		t.Errorf("the port is free, and the route does not serve: %v", g.Skipped())
+	}
+	if c := g.Conditions(); len(c) != 0 {
+		t.Errorf("conditions: %+v", c)
 	}
 }
 
@@ -279,6 +288,19 @@ func TestBadRecordsAreLeftOut(t *testing.T) {
 	if p := g.Plan().Netstack.Peers[0]; !p.Isolated || !p.NoExit {
 		t.Errorf("a member of a lost group may do everything: %+v", p)
 	}
+	count := func() map[string]int {
+		n := make(map[string]int)
+		for _, c := range g.Conditions() {
+			n[c.Code]++
+			if c.Code == "peer_left_out" && (c.Peer != gateway.ID || c.Subject != gateway.Name) {
+				t.Errorf("condition: %+v", c)
+			}
+		}
+		return n
+	}
+	if got, want := count(), (map[string]int{"route_left_out": len(bad), "peer_left_out": 1, "records_unreadable": 1}); !maps.Equal(got, want) {
+		t.Errorf("conditions %v, want %v", got, want)
+	}
 	insert(newPeer(4, "10.8.0.7")) // other writes go on
 	for _, group := range []model.GroupID{99, 0} {
 		good.Keepalive++
@@ -304,6 +326,9 @@ func TestBadRecordsAreLeftOut(t *testing.T) {
 	}
 	if n := len(g.Netstack.Status().Peers); n != 3 {
 		t.Errorf("%d peers in the tunnel, want 3", n)
+	}
+	if got, want := count(), (map[string]int{"route_left_out": len(bad) - 1, "records_unreadable": 1}); !maps.Equal(got, want) {
+		t.Errorf("conditions %v after mending, want %v", got, want)
 	}
 }
 

@@ -11,8 +11,8 @@ import (
 // prepareAll prepares the stored state, leaving out what cannot be read or
 // applied: one bad record must not keep the rest from serving.
 func (r *Reconciler) prepareAll(tx *store.Tx, current *Plan) (store.Pending, error) {
-	s, unreadable := load(tx, r.DB.Sealer())
-	for _, err := range unreadable {
+	s := load(tx, r.DB.Sealer())
+	for _, err := range s.unreadable {
 		r.Log.Error("a stored record is left out", "err", err)
 	}
 	now := r.Now()
@@ -49,11 +49,14 @@ func (r *Reconciler) sift(s *state, now time.Time) (good *state, skip map[model.
 		return err
 	}
 	nothing := compile(new(state), &r.Facts, nil, now)
-	good = &state{revision: s.revision, groups: s.groups, routes: s.routes, exit: s.exit}
+	good = &state{
+		revision: s.revision, groups: s.groups, routes: s.routes, exit: s.exit,
+		unreadable: s.unreadable, leftOut: make(map[model.PeerID]leftOut),
+	}
 	good.peers = accepted(s.peers, func(list []*peer) error {
 		return try(nothing, everything, &state{peers: list})
 	}, func(p *peer, err error) {
-		good.partial = true
+		good.leftOut[p.ID] = leftOut{p.Name, err}
 		r.Log.Error("a peer is left out until it can be applied", "peer", p.ID, "name", p.Name, "err", err)
 	})
 

@@ -214,9 +214,9 @@ func TestRecompileEqualsCompile(t *testing.T) {
 				delete(skip, id)
 			}
 			plan = recompile(plan, d.scope, next, &testFacts, skip, testNow)
-			whole, unreadable := load(tx, db.Sealer())
-			if len(unreadable) > 0 {
-				t.Fatal(unreadable)
+			whole := load(tx, db.Sealer())
+			if len(whole.unreadable) > 0 {
+				t.Fatal(whole.unreadable)
 			}
 			if diff := cmp.Diff(text(compile(whole, &testFacts, skip, testNow)), text(plan)); diff != "" {
 				t.Fatalf("%+v (-compiled +recompiled):\n%s", d, diff)

@@ -13,7 +13,7 @@ const (
 )
 
 // Apply brings the planes to the stored state. Peers and routes that cannot be
-// applied are left out and logged; Skipped names the routes.
+// applied are left out; Conditions tells which, and why.
 func (r *Reconciler) Apply(ctx context.Context) error { return r.DB.Apply(ctx) }
 
 // Run applies again, with growing pauses, as long as something is left out. It
@@ -44,5 +44,5 @@ func (r *Reconciler) Run(ctx context.Context) error {
 func (r *Reconciler) incomplete() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return len(r.skipped) > 0 || r.state != nil && r.state.partial
+	return len(r.skipped) > 0 || r.state != nil && len(r.state.leftOut)+len(r.state.unreadable) > 0
 }

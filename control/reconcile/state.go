@@ -19,7 +19,9 @@ type state struct {
 	groups   []*model.Group
 	routes   []*model.Route
 	exit     []*store.Setting // of model.ExitKeys, those that are stored
-	partial  bool             // a stored peer is left out, because no plane would take it
+
+	unreadable []error                  // why records are left out, at the last Apply
+	leftOut    map[model.PeerID]leftOut // peers that no plane would take
 }
 
 // peer is a stored peer and its preshared key, unsealed once.
@@ -74,40 +76,40 @@ func replace[E, K any](list []*E, key K, e *E, compare func(*E, K) int) []*E {
 	return list
 }
 
-// load reads everything. Records that cannot be read are left out and returned
-// as errors; one of them must not keep the rest from serving.
-func load(tx *store.Tx, sealer *store.Sealer) (s *state, unreadable []error) {
-	s = &state{revision: tx.Revision()}
+// load reads everything. Records that cannot be read are left out; one of them
+// must not keep the rest from serving.
+func load(tx *store.Tx, sealer *store.Sealer) *state {
+	s := &state{revision: tx.Revision()}
 	for stored, err := range store.Peers.All(tx) {
 		var p *peer
 		if err == nil {
 			p, err = open(stored, sealer)
 		}
 		if err != nil {
-			unreadable = append(unreadable, err)
+			s.unreadable = append(s.unreadable, err)
 			continue
 		}
 		s.peers = append(s.peers, p)
 	}
 	for g, err := range store.Groups.All(tx) {
 		if err != nil {
-			unreadable = append(unreadable, err)
+			s.unreadable = append(s.unreadable, err)
 			continue
 		}
 		s.groups = append(s.groups, g)
 	}
 	for r, err := range store.Routes.All(tx) {
 		if err != nil {
-			unreadable = append(unreadable, err)
+			s.unreadable = append(s.unreadable, err)
 			continue
 		}
 		s.routes = append(s.routes, r)
 	}
 	var err error
 	if s.exit, err = exitSettings(tx); err != nil {
-		unreadable = append(unreadable, err)
+		s.unreadable = append(s.unreadable, err)
 	}
-	return s, unreadable
+	return s
 }
 
 // exitSettings reads what is stored of the exit. One that cannot be read says no.
@@ -135,7 +137,7 @@ func open(p *model.Peer, sealer *store.Sealer) (*peer, error) {
 // after returns the state that tx leads to from s, and what is different there.
 // Routes in skip count as absent before: no plane has them.
 func (s *state) after(tx *store.Tx, sealer *store.Sealer, skip map[model.RouteID]error) (*state, difference, error) {
-	next := &state{tx.Revision(), slices.Clone(s.peers), slices.Clone(s.groups), slices.Clone(s.routes), s.exit, s.partial}
+	next := &state{tx.Revision(), slices.Clone(s.peers), slices.Clone(s.groups), slices.Clone(s.routes), s.exit, s.unreadable, s.leftOut}
 	var d difference
 	for _, c := range tx.Changes() {
 		switch c.Table {
@@ -151,6 +153,7 @@ func (s *state) after(tx *store.Tx, sealer *store.Sealer, skip map[model.RouteID
 			}
 			d.addPeer(id, s.peer(id), now)
 			next.peers = replace(next.peers, id, now, (*peer).compare)
+			next.leftOut = without(next.leftOut, id)
 		case store.Groups.Name():
 			id := store.Groups.Key(c.Key)
 			now, err := store.Groups.Get(tx, id)
