@@ -35,6 +35,7 @@ import (
 	"gatecontrol/control/settings"
 	"gatecontrol/model"
 	"gatecontrol/store"
+	"gatecontrol/telemetry"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -94,6 +95,8 @@ type fixture struct {
 	status map[model.PublicKey]model.PeerStatus
 	health Health
 
+	conditions []telemetry.Condition
+
 	admins int
 }
 
@@ -132,9 +135,10 @@ func newFixture(t testing.TB, change ...func(*Options)) *fixture {
 		Traffic: func() Traffic {
 			return Traffic{TodayUpload: 1200, TodayDownload: 2000, UploadRate: 41, DownloadRate: 128}
 		},
-		Reload: func(context.Context) error { return nil },
-		Events: events.NewLog(f.db, log),
-		Backup: backup.New(backup.Options{DB: f.db, Now: f.clock.now}),
+		Reload:     func(context.Context) error { return nil },
+		Conditions: func() []telemetry.Condition { return f.conditions },
+		Events:     events.NewLog(f.db, log),
+		Backup:     backup.New(backup.Options{DB: f.db, Now: f.clock.now}),
 	}
 	status := func() map[model.PublicKey]model.PeerStatus { return f.status }
 	o.Accounts, err = accounts.New(accounts.Options{DB: f.db, Log: log, SessionMaxAge: 24 * time.Hour, Now: f.clock.now})

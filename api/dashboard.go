@@ -32,7 +32,7 @@ func (s *Server) dashboard(ctx context.Context, r *request, _ *none) (responder,
 	}
 	data := map[string]any{
 		"PeerTotal": total, "RouteTotal": routeTotal, "BaseURL": s.BaseURL.String(), "Version": s.Version, "Health": s.Health(),
-		"Password": passwordPage{},
+		"Conditions": s.Conditions(), "Password": passwordPage{},
 	}
 	proxy := s.Proxy()
 	data["HTTPPort"], data["HTTPSPort"] = portSuffix(proxy.HTTPPort, 80), portSuffix(proxy.HTTPSPort, 443)

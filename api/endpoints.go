@@ -63,6 +63,7 @@ func (s *Server) operations() []*operation {
 		op("GET", v1+"/dashboard/stats", "Numbers of the overview", scoped(), s.api, s.stats),
 		op("GET", v1+"/logs/activity", "Activity log", logs, s.api, s.listActivity),
 		op("GET", v1+"/logs/recent", "Newest of the activity log", logs, s.api, s.recentActivity),
+		op("GET", v1+"/system/conditions", "Lasting states that a person should know of", system, s.api, s.listConditions),
 		op("GET", v1+"/system/dns/status", "Internal zone", system, s.api, s.getDNSStatus),
 		op("GET", v1+"/system/dns/records", "Records of the internal zone", system, s.api, s.dnsRecords),
 		op("GET", v1+"/wg/status", "Tunnel", system, s.api, s.wgStatus),

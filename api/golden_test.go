@@ -10,12 +10,17 @@ import (
 
 	"gatecontrol/control/peers"
 	"gatecontrol/model"
+	"gatecontrol/telemetry"
 )
 
 // TestAnswers compares the shape and content of every JSON answer with a file
 // each. The files are the contract as clients see it.
 func TestAnswers(t *testing.T) {
 	f := newFixture(t)
+	f.conditions = []telemetry.Condition{
+		{Code: "store_failed", Severity: model.SeverityError, Text: "No change is taken any more.", Since: start},
+		{Code: "peer_clock_behind", Subject: "NAS1", Peer: 2, Severity: model.SeverityWarning, Text: "Set its clock.", Since: start.Add(time.Minute)},
+	}
 	admin := f.admin(t)
 	for _, c := range []struct {
 		name, method, path, body string
@@ -64,6 +69,7 @@ func TestAnswers(t *testing.T) {
 		{"wg-status", "GET", "/wg/status", ``, 200},
 		{"caddy-status", "GET", "/caddy/status", ``, 200},
 		{"caddy-reload", "POST", "/caddy/reload", ``, 200},
+		{"conditions", "GET", "/system/conditions", ``, 200},
 
 		{"route-deleted", "DELETE", "/routes/2", ``, 200},
 		{"peer-deleted", "DELETE", "/peers/2", ``, 200},

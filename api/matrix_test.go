@@ -64,6 +64,7 @@ var opens = map[string]string{
 	"GET /api/v1/dashboard/stats":    "login full-access read-only",
 	"GET /api/v1/logs/activity":      "login full-access read-only logs",
 	"GET /api/v1/logs/recent":        "login full-access read-only logs",
+	"GET /api/v1/system/conditions":  "login full-access read-only system",
 	"GET /api/v1/system/dns/status":  "login full-access read-only system",
 	"GET /api/v1/system/dns/records": "login full-access read-only system",
 	"GET /api/v1/wg/status":          "login full-access read-only system",

@@ -2,7 +2,7 @@
 // /api/v1, the pages for signing in, and the local socket of the command line.
 // Every operation is one row of the table in endpoints.go; routing, access,
 // limits, decoding and the OpenAPI document all come from there. Of ours it
-// imports model and the services of control, but not control/reconcile.
+// imports model, telemetry and the services of control, but not control/reconcile.
 //
 // An operation passes, in this order: request id and recovery, security
 // headers, host check, body limit, credential, cross-site checks, scope, rate
@@ -25,6 +25,7 @@ import (
 	"gatecontrol/control/routes"
 	"gatecontrol/control/settings"
 	"gatecontrol/model"
+	"gatecontrol/telemetry"
 )
 
 // Options are what a Server needs. Every service and func is required.
@@ -42,6 +43,8 @@ type Options struct {
 	Health  func() Health
 	Traffic func() Traffic
 	Reload  func(context.Context) error // applies what is stored anew
+
+	Conditions func() []telemetry.Condition // that last, in the order in which they are listed
 
 	DNS          DNS
 	BaseURL      *url.URL
@@ -109,7 +112,7 @@ type Server struct {
 // an error.
 func New(o Options) (*Server, error) {
 	if o.Log == nil || o.Accounts == nil || o.Peers == nil || o.Routes == nil || o.Settings == nil || o.Backup == nil || o.Events == nil ||
-		o.WG == nil || o.Proxy == nil || o.Health == nil || o.Traffic == nil || o.Reload == nil || o.BaseURL == nil {
+		o.WG == nil || o.Proxy == nil || o.Health == nil || o.Traffic == nil || o.Reload == nil || o.Conditions == nil || o.BaseURL == nil {
 		return nil, errors.New("api: every service and func is required")
 	}
 	if o.LoginLimit < 1 || o.APILimit < 1 {

@@ -55,6 +55,7 @@ type App struct {
 	authority  *proxy.Authority
 	reconciler *reconcile.Reconciler
 	traffic    *telemetry.Traffic
+	conditions *telemetry.Conditions
 	activity   *events.Log
 	accounts   *accounts.Service
 	peers      *peers.Service

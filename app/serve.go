@@ -16,6 +16,7 @@ import (
 	"gatecontrol/control/events"
 	"gatecontrol/model"
 	"gatecontrol/store"
+	"gatecontrol/telemetry"
 )
 
 // Bounds of the API's HTTP servers. The whole request is small (1 MiB at most),
@@ -78,6 +79,16 @@ func (a *App) openTunnelPorts(context.Context) error {
 // serve starts everything that accepts or repeats.
 func (a *App) serve(ctx context.Context) error {
 	a.started = a.now()
+	a.conditions = telemetry.NewConditions(telemetry.ConditionsOptions{
+		Log: a.log.With("part", "conditions"), Now: a.now, Interval: telemetry.DefaultConditionsInterval,
+		Sources: []func() []telemetry.Condition{
+			telemetry.StoreConditions(a.db), a.traffic.Conditions, a.reconciler.Conditions,
+			telemetry.TunnelConditions(a.db, func() (model.Trouble, []model.PeerStatus) {
+				t := a.tunnel.Status()
+				return t.Trouble, t.Peers
+			}),
+		},
+	})
 	var err error
 	if a.api, err = api.New(a.apiOptions()); err != nil {
 		return err
@@ -87,7 +98,7 @@ func (a *App) serve(ctx context.Context) error {
 	loopCtx, stopLoops := context.WithCancel(context.WithoutCancel(ctx))
 	a.onStop("", func() error { stopLoops(); a.loops.Wait(); return nil })
 	for _, run := range []func(context.Context) error{
-		a.activity.Run, a.accounts.Run, a.peers.Run, a.reconciler.Run, a.traffic.Run,
+		a.activity.Run, a.accounts.Run, a.peers.Run, a.reconciler.Run, a.traffic.Run, a.conditions.Run,
 	} {
 		a.loop(func() error { return run(loopCtx) })
 	}
@@ -196,7 +207,8 @@ func (a *App) apiOptions() api.Options {
 				UploadRate: rate.Upload, DownloadRate: rate.Download,
 			}
 		},
-		Reload: a.reload, DNS: api.DNS{Enabled: a.resolver != nil, Domain: s.DNSDomain, Gateway: s.WGGateway},
+		Conditions: a.conditions.List,
+		Reload:     a.reload, DNS: api.DNS{Enabled: a.resolver != nil, Domain: s.DNSDomain, Gateway: s.WGGateway},
 		BaseURL: s.baseURL, AllowedHosts: s.AllowedHosts, AdminUser: s.AdminUser, Version: a.version,
 		LoginLimit: s.RateLimitLogin, APILimit: s.RateLimitAPI, Clients: a.clients(), Now: a.now,
 	}
