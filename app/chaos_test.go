@@ -21,12 +21,12 @@ import (
 	"gatecontrol/lab/relay"
 )
 
-// badLink is a server and a peer, each a network of its own, that see each other
-// through a relay. A TCP port of the server leads to port 7000 of the peer.
-type badLink struct {
+// link is a server and a peer, each a network of its own. A TCP port of the
+// server leads to port 7000 of the peer.
+type link struct {
 	whole   testing.TB // what starts in one step lives on in those after it
 	server  *lab.Namespace
-	relay   *relay.Relay
+	network *lab.Namespace // of the peer
 	env     []string
 	process *exec.Cmd
 	api     *lab.Client
@@ -36,6 +36,12 @@ type badLink struct {
 	peer        *lab.ForeignPeer
 }
 
+// badLink is a link on which server and peer see each other through a relay.
+type badLink struct {
+	*link
+	relay *relay.Relay
+}
+
 const (
 	tunnelPort = "127.0.0.1:51820"
 	portRoute  = "127.0.0.1:17000"
@@ -43,18 +49,15 @@ const (
 
 var endpointLine = regexp.MustCompile(`(?m)^Endpoint = .*$`)
 
-func newBadLink(t testing.TB) *badLink {
+func newLink(t testing.TB) *link {
 	t.Helper()
-	l := &badLink{whole: t, server: lab.NewNamespace(t, "s"), wireguardGo: lab.BuildWireGuardGo(t)}
-	a := lab.NewNamespace(t, "a")
-	lab.Link(t, l.server, "10.99.1.1/30", "to-a", a, "10.99.1.2/30", "eth0")
+	l := &link{whole: t, server: lab.NewNamespace(t, "s"), network: lab.NewNamespace(t, "a"), wireguardGo: lab.BuildWireGuardGo(t)}
+	lab.Link(t, l.server, "10.99.1.1/24", "to-a", l.network, "10.99.1.2/24", "eth0")
 	dir := filepath.Join(t.TempDir(), "data")
 	l.env = append(os.Environ(),
 		"GC_DATA_DIR="+dir, "GC_WG_HOST=10.99.1.1", "GC_ADMIN_PASSWORD="+lab.Password,
 		"GC_HTTP_LISTEN=:8080", "GC_HTTPS_LISTEN=:8443", "GC_RATE_LIMIT_API=1000000")
 	l.start()
-	l.relay = relay.New(t, netip.MustParseAddrPort(tunnelPort), relay.Options{Addr: "10.99.1.1:0", Listen: l.server.ListenPacket})
-
 	var created struct{ Peer struct{ ID int64 } }
 	l.api.Call(t, 201, "POST", "/api/v1/peers", map[string]any{"name": "alpha", "hostname": "alpha"}, &created)
 	l.api.Call(t, 200, "GET", fmt.Sprintf("/api/v1/peers/%d/config", created.Peer.ID), nil, &l.config)
@@ -62,13 +65,20 @@ func newBadLink(t testing.TB) *badLink {
 		"route_type": "l4", "l4_protocol": "tcp", "l4_listen_port": "17000", "l4_tls_mode": "none",
 		"peer_id": created.Peer.ID, "target_port": 7000,
 	}, nil)
+	return l
+}
+
+func newBadLink(t testing.TB) *badLink {
+	t.Helper()
+	l := &badLink{link: newLink(t)}
+	l.relay = relay.New(t, netip.MustParseAddrPort(tunnelPort), relay.Options{Addr: "10.99.1.1:0", Listen: l.server.ListenPacket})
 	l.config = endpointLine.ReplaceAllString(l.config, "Endpoint = "+l.relay.Addr().String())
-	l.join(a)
+	l.join()
 	return l
 }
 
 // start runs the server on its data directory.
-func (l *badLink) start() {
+func (l *link) start() {
 	t := l.whole
 	t.Helper()
 	l.process = l.server.Cmd(lab.Binary(t), "serve")
@@ -88,22 +98,22 @@ func (l *badLink) start() {
 }
 
 // join starts wireguard-go for the peer and waits for its session.
-func (l *badLink) join(ns *lab.Namespace) {
+func (l *link) join() {
 	t := l.whole
 	t.Helper()
-	l.peer = lab.JoinForeign(t, ns, l.wireguardGo, l.config)
+	l.peer = lab.JoinForeign(t, l.network, l.wireguardGo, l.config)
 	l.ping(t)
 }
 
 // ping waits until the peer reaches the server.
-func (l *badLink) ping(t testing.TB) {
+func (l *link) ping(t testing.TB) {
 	t.Helper()
 	lab.Eventually(t, 40*time.Second, "an answer through the tunnel", func() error {
 		return l.peer.Cmd("ping", "-c", "1", "-W", "1", "10.8.0.1").Run()
 	})
 }
 
-func (l *badLink) endpoint(t testing.TB) string {
+func (l *link) endpoint(t testing.TB) string {
 	t.Helper()
 	var status struct{ Peers []struct{ Endpoint string } }
 	l.api.Call(t, 200, "GET", "/api/v1/wg/status", nil, &status)
@@ -115,7 +125,7 @@ func (l *badLink) endpoint(t testing.TB) string {
 
 // roundTrip sends size bytes to the echo of the peer and wants them back. It
 // calls midway, if not nil, when half of them are.
-func (l *badLink) roundTrip(t testing.TB, size int64, midway func()) {
+func (l *link) roundTrip(t testing.TB, size int64, midway func()) {
 	t.Helper()
 	c, err := dialTimeout(l.server, "tcp", portRoute)
 	if err != nil {
@@ -197,7 +207,7 @@ func TestBadNetwork(t *testing.T) {
 				}
 				return nil
 			})
-			l.join(l.peer.Namespace)
+			l.join()
 			l.roundTrip(t, 1<<20, nil)
 		}},
 		// The peer asks for a new session when it has had no answer for 15 s.
