@@ -30,14 +30,10 @@ type ExitStatus struct {
 // resumes before they notice: a peer that only listens would take minutes.
 func (d *Device) Recall(memories map[model.PublicKey]model.PeerMemory) {
 	for key, m := range memories {
-		p := d.wg.Lookup(key)
-		if p == nil {
-			continue
-		}
 		if !m.Stamped.IsZero() {
-			p.StampAfter(m.Stamped)
+			d.wg.StampAfter(m.Stamped)
 		}
-		if m.Endpoint.IsValid() && !p.Status().Endpoint.IsValid() {
+		if p := d.wg.Lookup(key); p != nil && m.Endpoint.IsValid() && !p.Status().Endpoint.IsValid() {
 			p.SetEndpoint(m.Endpoint)
 		}
 	}

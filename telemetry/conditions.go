@@ -17,6 +17,10 @@ import (
 // the time in which a person acts, and seldom beside what a look costs.
 const DefaultConditionsInterval = 5 * time.Second
 
+// maxLines bounds what is logged in a minute: a peer can begin and end a condition
+// of its own as often as it likes.
+const maxLines = 20
+
 // maxConditions bounds the list: nobody reads more, and each costs a line in the
 // log when it begins and one when it ends. What is over it is counted.
 const maxConditions = 100
@@ -59,6 +63,8 @@ type Conditions struct {
 	o ConditionsOptions
 
 	looking sync.Mutex // one look at a time; held while sources are asked
+	minute  time.Time  // that lines are counted in
+	lines   int        // in it, also those that were left out
 
 	mu      sync.Mutex
 	current map[identity]Condition
@@ -97,12 +103,17 @@ func (c *Conditions) Look() {
 	now := c.o.Now()
 	next := make(map[identity]Condition, len(found))
 	more := 0
-	for _, known := range []bool{true, false} { // so that those which are listed stay
+	// Errors before warnings, and those that are listed before others, so that
+	// these stay.
+	for _, turn := range []struct {
+		severity int
+		known    bool
+	}{{0, true}, {0, false}, {1, true}, {1, false}} {
 		for i := range found {
 			f := &found[i]
 			was, lasts := before[f.identity()]
 			switch _, twice := next[f.identity()]; {
-			case lasts != known, twice:
+			case severity(*f) != turn.severity, lasts != turn.known, twice:
 				continue
 			case len(next) == maxConditions:
 				more++
@@ -130,10 +141,23 @@ func (c *Conditions) Look() {
 	c.report(before, next)
 }
 
+// line reports whether one more may be logged in this minute. It says how many
+// were left out in the last one. looking is held.
+func (c *Conditions) line() bool {
+	if now := c.o.Now(); now.Sub(c.minute) >= time.Minute || now.Before(c.minute) {
+		if more := c.lines - maxLines; more > 0 {
+			c.o.Log.Warn("more conditions have begun or are over than were logged", "more", more, "since", c.minute)
+		}
+		c.minute, c.lines = now, 0
+	}
+	c.lines++
+	return c.lines <= maxLines
+}
+
 // report logs what is new and what is over.
 func (c *Conditions) report(before, next map[identity]Condition) {
 	for _, n := range ordered(next) {
-		if _, lasted := before[n.identity()]; lasted {
+		if _, lasted := before[n.identity()]; lasted || !c.line() {
 			continue
 		}
 		level := slog.LevelWarn
@@ -143,7 +167,7 @@ func (c *Conditions) report(before, next map[identity]Condition) {
 		c.o.Log.Log(context.Background(), level, "a condition has begun", "code", n.Code, "subject", n.Subject, "text", n.Text)
 	}
 	for _, b := range ordered(before) {
-		if _, lasts := next[b.identity()]; !lasts {
+		if _, lasts := next[b.identity()]; !lasts && c.line() {
 			c.o.Log.Info("a condition is over", "code", b.Code, "subject", b.Subject, "since", b.Since)
 		}
 	}

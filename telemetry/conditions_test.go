@@ -97,7 +97,7 @@ func TestConditionsAreBounded(t *testing.T) {
 	if peers, rest := listed(); len(peers) != maxConditions || rest != "" {
 		t.Errorf("%d, and %q", len(peers), rest)
 	}
-	if n := s.look(many...); n != 1 {
+	if n := s.look(many...); n != 1+1 { // and those that were left out at first
 		t.Errorf("%d lines in the log:\n%s", n, &s.log)
 	}
 	peers, rest := listed()
@@ -110,11 +110,39 @@ func TestConditionsAreBounded(t *testing.T) {
 		t.Errorf("%d, and %q", len(peers), rest)
 	}
 	s.look(many[1:]...)
-	if n := s.look(many[:maxConditions]...); n != 2*maxConditions+1 {
+	if n := s.look(many[:maxConditions]...); n != maxLines {
 		t.Errorf("%d lines in the log", n)
 	}
 	if peers, rest := listed(); len(peers) != maxConditions || rest != "" {
 		t.Errorf("%d, and %q", len(peers), rest)
+	}
+	// What does not work is listed, and logged, however many warnings there are.
+	s.look(many...)
+	failed := Condition{Code: "store_failed", Severity: model.SeverityError}
+	if n := s.look(append(many, failed)...); !strings.Contains(s.log.String(), "store_failed") {
+		t.Errorf("%d lines in the log:\n%s", n, &s.log)
+	}
+	if list := s.List(); len(list) != maxConditions+1 || list[0].Code != "store_failed" {
+		t.Errorf("%d conditions, the first: %+v", len(list), list[0])
+	}
+}
+
+// One that comes and goes all the time does not fill the log.
+func TestConditionsLogIsBounded(t *testing.T) {
+	s := newStates()
+	c := Condition{Code: "peer_unconfirmed", Peer: 1, Severity: model.SeverityWarning}
+	for range 100 {
+		for _, s.list = range [][]Condition{{c}, nil} {
+			s.Look()
+		}
+		s.now = s.now.Add(time.Second)
+	}
+	if lines := strings.Count(s.log.String(), "\n"); lines != maxLines+1+maxLines {
+		t.Errorf("%d lines in 100 seconds:\n%s", lines, &s.log)
+	}
+	s.now = s.now.Add(time.Hour)
+	if n := s.look(c); n != 2 || !strings.Contains(s.log.String(), "more=") {
+		t.Errorf("%d lines in the log:\n%s", n, &s.log)
 	}
 }
 

@@ -46,9 +46,13 @@ type tunnelSource struct {
 	status func() (model.Trouble, []model.PeerStatus)
 
 	// known are the peers that were in trouble at the last look, so that each is
-	// looked up once, however many lose their network at a time.
+	// looked up once in some looks, however many lose their network at a time.
 	known map[model.PublicKey]named
+	looks int
 }
+
+// nameLooks is how many looks a name is good for: a peer may get another one.
+const nameLooks = 12
 
 // named is a peer as people know it. ID is 0 if it is not in the store.
 type named struct {
@@ -58,6 +62,9 @@ type named struct {
 
 func (s *tunnelSource) look() []Condition {
 	whole, peers := s.status()
+	if s.looks++; s.looks%nameLooks == 0 {
+		s.known = nil
+	}
 	var list []Condition
 	if whole.Code != "" {
 		list = append(list, Condition{Code: string(whole.Code), Severity: model.SeverityError, Text: advice(whole), Since: whole.Since})
@@ -72,7 +79,9 @@ func (s *tunnelSource) look() []Condition {
 		if !found {
 			who = s.find(p.PublicKey)
 		}
-		troubled[p.PublicKey] = who
+		if who.id != 0 { // or else it is looked up again
+			troubled[p.PublicKey] = who
+		}
 		list = append(list, Condition{
 			Code: string(p.Trouble.Code), Subject: who.name, Peer: who.id, Severity: model.SeverityWarning,
 			Text: advice(p.Trouble), Since: p.Trouble.Since,

@@ -28,6 +28,7 @@ import (
 
 	wgdevice "golang.zx2c4.com/wireguard/device"
 	"golang.zx2c4.com/wireguard/ratelimiter"
+	"golang.zx2c4.com/wireguard/tai64n"
 
 	"gatecontrol/model"
 )
@@ -64,7 +65,8 @@ type Device struct {
 	index   index
 	jobs    jobs
 	clock   clock
-	staged  atomic.Int64 // bytes that wait for a handshake, of all peers
+	staged  atomic.Int64                     // bytes that wait for a handshake, of all peers
+	floor   atomic.Pointer[tai64n.Timestamp] // stamps of initiations are later; nil: none yet
 	panics  atomic.Uint64
 
 	complained moment
@@ -213,7 +215,7 @@ func (d *Device) Remove(peers ...*Peer) {
 	d.mu.Unlock()
 	d.Settle()
 	for _, p := range peers {
-		p.forget()
+		p.forget() // but not what the other side remembers, should p come back
 		d.unwatch(p)
 	}
 }

@@ -2,11 +2,11 @@ package wireguard
 
 import "encoding/binary"
 
-// Explicit congestion notification (RFC 3168) passes the tunnel in the normal mode
-// of RFC 6040: a message has the mark of its packet, and where a router has
-// marked the message, the packet comes out marked. A packet of a sender that does
-// not know of it is left as it is, rather than lost: its message was not marked
-// here, so that what marked it means something else by these bits.
+// Explicit congestion notification (RFC 3168) passes the tunnel much as RFC 6040
+// has it: a message has the mark of its packet, and where a router has marked the
+// message, the packet comes out marked. A packet of a sender that does not know of
+// it is left as it is, rather than lost: its message was not marked here, so that
+// what marked it means something else by these bits.
 
 // The values of the two bits.
 const (

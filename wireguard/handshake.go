@@ -369,7 +369,7 @@ func (p *Peer) initiation(now instant) ([]byte, error) {
 		return nil, err
 	}
 	b := make([]byte, initiationNoise, initiationSize)
-	p.stamped = later(stampOf(d.wall()), p.stamped)
+	p.stamped = p.nextStamp()
 	b, i, err := initiate(b, d.private, p.key, p.shared, p.stamped)
 	if err != nil {
 		return nil, err

@@ -22,8 +22,8 @@ func (h *host) sleep(d time.Duration) { h.slept.Add(int64(d)) }
 func (h *host) set(d time.Duration) { h.ahead.Add(int64(d)) }
 
 // soon is within what traffic resumes after a sleep: a tick, a handshake, and
-// what a busy machine adds.
-const soon = 2 * time.Second
+// what a busy machine adds. The other ways take 5 s at least.
+const soon = 4 * time.Second
 
 // Traffic resumes at once after a sleep in which keys have expired, whoever
 // slept and whoever has something to say.
@@ -136,18 +136,6 @@ func TestWipingLeavesHandshake(t *testing.T) {
 		t.Fatal("the answer was refused")
 	}
 	c.talk(now + second)
-}
-
-// The system tells less than it has slept if something runs between the two
-// clocks, and never more.
-func TestSystemAsleep(t *testing.T) {
-	longest := systemAsleep()
-	for range 1000 {
-		longest = max(longest, systemAsleep())
-	}
-	if longest < -time.Millisecond {
-		t.Fatalf("asleep for %s", longest)
-	}
 }
 
 // The time of day is set by a day, to and fro, while a tunnel is in use: no

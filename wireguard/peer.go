@@ -31,8 +31,8 @@ type Peer struct {
 
 	removed atomic.Bool
 
-	// mu guards what a handshake changes. It is held for handshakes, not for
-	// packets.
+	// mu guards what a handshake changes. It is held for handshakes, and not for
+	// packets, but for those that the system refuses to send.
 	mu       sync.Mutex
 	attempts int32            // initiations in a row without an answer
 	shared   []byte           // the secret of both static keys, nil until it is needed
@@ -127,6 +127,7 @@ func (p *Peer) forget() {
 	p.wipe()
 	p.abandon()
 	p.drop()
+	p.device.stampAfter(p.stamped)
 }
 
 // wipe drops the keys of all sessions. mu is held.

@@ -45,17 +45,31 @@ func later(now, last tai64n.Timestamp) tai64n.Timestamp {
 	return last
 }
 
-// StampAfter tells of a time stamp that p may have seen from this side before a
-// restart. If the clock shows an earlier time now, as on a host without a
-// battery, handshakes carry later ones all the same: p would refuse them.
-func (p *Peer) StampAfter(seen time.Time) {
-	if seen.Before(p.device.wall()) {
-		return
+// StampAfter tells of the latest time stamp that a peer may have seen from this
+// side before a restart. If the clock shows an earlier time now, as on a host
+// without a battery, handshakes carry later ones all the same: peers would refuse
+// them.
+func (d *Device) StampAfter(seen time.Time) {
+	if !seen.Before(d.wall()) {
+		d.stampAfter(stampOf(seen.Add(stampMargin)))
 	}
-	floor := stampOf(seen.Add(stampMargin))
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if floor.After(p.stamped) {
-		p.stamped = floor
+}
+
+// stampAfter has all stamps from here on be later than this one.
+func (d *Device) stampAfter(stamp tai64n.Timestamp) {
+	for {
+		floor := d.floor.Load()
+		if floor != nil && !stamp.After(*floor) || d.floor.CompareAndSwap(floor, &stamp) {
+			return
+		}
 	}
+}
+
+// nextStamp returns the one for an initiation of p. mu of p is held.
+func (p *Peer) nextStamp() tai64n.Timestamp {
+	last := p.stamped
+	if floor := p.device.floor.Load(); floor != nil && floor.After(last) {
+		last = *floor
+	}
+	return later(stampOf(p.device.wall()), last)
 }

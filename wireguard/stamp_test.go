@@ -59,7 +59,7 @@ func TestRestartWithClockSetBack(t *testing.T) {
 					t.Fatal(err)
 				}
 				if run > 0 {
-					p.StampAfter(seen)
+					server.StampAfter(seen)
 				}
 				p.SetEndpoint(at)
 				began := time.Now()
@@ -85,5 +85,29 @@ func TestRestartWithClockSetBack(t *testing.T) {
 				eventually(t, "next time", func() bool { return time.Since(came) > initiationGap+2*stampGrain })
 			}
 		})
+	}
+}
+
+// A peer that was put out and comes back, as one that was disabled does, gets no
+// earlier times than before, although the clock was set back meanwhile. What is
+// told of it is what it got.
+func TestStampsGoOnWithoutPeer(t *testing.T) {
+	c := newCouple(t)
+	c.greet(before)
+	last := c.toB.stamped
+	c.a.wall = func() time.Time { return time.Now().Add(-24 * time.Hour) }
+	c.a.Remove(c.toB)
+	p, err := c.a.Add(PeerConfig{PublicKey: c.b.key.Public(), Endpoint: whereB.addr})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if at := p.Status().Stamped; !at.IsZero() {
+		t.Errorf("it was greeted at %s", at)
+	}
+	if m, err := p.initiation(before + 10*second); err != nil || m == nil || !p.stamped.After(last) {
+		t.Errorf("%x comes after %x: %v", p.stamped, last, err)
+	}
+	if at := p.Status().Stamped; !at.Equal(stampTime(p.stamped)) {
+		t.Errorf("it was greeted at %s, not at %s", at, stampTime(p.stamped))
 	}
 }

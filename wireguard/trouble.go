@@ -13,8 +13,8 @@ import (
 
 const (
 	// What goes wrong is a trouble once it has troubleCount times, over troubleTime:
-	// a peer that tries does so every 5 s. Less is bad luck on a bad network, or one
-	// old message that somebody repeats.
+	// a peer that tries does so every 5 s. Less is bad luck on a bad network, or an
+	// old message or two that somebody repeats.
 	troubleCount = 3
 	troubleTime  = silenceTimeout
 
@@ -97,12 +97,16 @@ func (p *Peer) trouble(now instant) (t model.Trouble) {
 }
 
 // refuse notes an initiation that is not later than the last one. It takes a
-// later one each time to be a sign: whoever repeats what p has sent runs out of
-// them. p may be there with a clock that was set back. It must not be believed,
-// but believes this side, so after the second it is greeted where it was heard
-// last. mu is held.
+// later one each time to be a sign, for as long as a trouble is remembered, and
+// another than the last one, which networks repeat: whoever repeats what p has
+// sent runs out of them, until the next handshake. p may be there with a clock
+// that was set back. It must not be believed, but believes this side, so after
+// the second it is greeted where it was heard last. mu is held.
 func (p *Peer) refuse(stamp tai64n.Timestamp, now instant) {
-	if p.troubles != nil && !stamp.After(p.troubles.stamp) {
+	if stamp == p.latest {
+		return
+	}
+	if t := p.troubles; t != nil && !stamp.After(t.stamp) && now.since(t.kinds[refused].last) <= troubleMemory {
 		return
 	}
 	n := p.sign(refused, now)

@@ -78,6 +78,29 @@ func TestClockOfPeerSetBack(t *testing.T) {
 	back.talk(begin + 30*second)
 }
 
+// A network that repeats the last message of a peer before its clock is set back
+// does not hide that.
+func TestClockOfPeerSetBackAfterCopy(t *testing.T) {
+	c := newCouple(t)
+	m := c.initiation(before)
+	again := slices.Clone(m)
+	if _, ok := c.toB.established(c.answer(m, before), before); !ok {
+		t.Fatal("no session")
+	}
+	c.talk(before)
+	if c.answer(again, before+second) != nil {
+		t.Fatal("a copy was taken")
+	}
+	c.setBack()
+	took := every(before+200*second, 10, func(now instant) bool {
+		_ = c.answer(c.initiation(now), now)
+		return troubleAt(c.toA, now) == model.TroubleClock
+	})
+	if took != troubleTime {
+		t.Fatalf("a trouble after %s", took)
+	}
+}
+
 // What a peer has sent once, and somebody repeats, is no trouble, and does not
 // make this side greet anybody.
 func TestRepeatedInitiations(t *testing.T) {

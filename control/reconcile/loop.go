@@ -44,5 +44,5 @@ func (r *Reconciler) Run(ctx context.Context) error {
 func (r *Reconciler) incomplete() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return len(r.skipped) > 0 || r.state != nil && len(r.state.leftOut)+len(r.state.unreadable) > 0
+	return len(r.skipped) > 0 || r.state != nil && len(r.state.leftOut) > 0 // what cannot be read does not heal
 }
