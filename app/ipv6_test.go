@@ -201,20 +201,7 @@ func (s *scene6) exit(t *testing.T) {
 		s.ping6(t, "Destination unreachable: Address unreachable", "-c1", "-W10", "fd99:3::77")
 	})
 	t.Run("UDP port unreachable", func(t *testing.T) {
-		conn, err := dialTimeout(s.alpha.Namespace, "udp", "["+world6+"]:9999")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		lab.Eventually(t, 10*time.Second, "refusal", func() error {
-			_, werr := conn.Write([]byte("anybody there?"))
-			_ = conn.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
-			_, rerr := conn.Read(make([]byte, 10))
-			if errors.Is(werr, syscall.ECONNREFUSED) || errors.Is(rerr, syscall.ECONNREFUSED) {
-				return nil
-			}
-			return errors.Join(errors.New("not refused"), rerr)
-		})
+		checkUDPRefused(t, s.alpha.Namespace, "["+world6+"]:9999")
 	})
 }
 

@@ -94,20 +94,7 @@ func (s *scene) pings(t *testing.T) {
 		}
 	})
 	t.Run("UDP port unreachable", func(t *testing.T) {
-		conn, err := dialTimeout(s.alpha.Namespace, "udp", world+":9999")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		lab.Eventually(t, 10*time.Second, "refusal", func() error {
-			_, werr := conn.Write([]byte("anybody there?"))
-			_ = conn.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
-			_, rerr := conn.Read(make([]byte, 10))
-			if errors.Is(werr, syscall.ECONNREFUSED) || errors.Is(rerr, syscall.ECONNREFUSED) {
-				return nil
-			}
-			return errors.Join(errors.New("not refused"), rerr)
-		})
+		checkUDPRefused(t, s.alpha.Namespace, world+":9999")
 	})
 	t.Run("UDP traced", func(t *testing.T) {
 		for ttl, want := range map[int]string{1: "10.8.0.1", 2: world} {
@@ -165,4 +152,23 @@ func (s *scene) trace(t *testing.T, ttl int) (from string) {
 			return addr.String()
 		}
 	}
+}
+
+// checkUDPRefused has a datagram to addr come back as "port unreachable".
+func checkUDPRefused(t *testing.T, from *lab.Namespace, addr string) {
+	t.Helper()
+	conn, err := dialTimeout(from, "udp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	lab.Eventually(t, 10*time.Second, "refusal", func() error {
+		_, werr := conn.Write([]byte("anybody there?"))
+		_ = conn.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+		_, rerr := conn.Read(make([]byte, 10))
+		if errors.Is(werr, syscall.ECONNREFUSED) || errors.Is(rerr, syscall.ECONNREFUSED) {
+			return nil
+		}
+		return errors.Join(errors.New("not refused"), rerr)
+	})
 }

@@ -153,7 +153,7 @@ func (c *coalescer) pass(p []byte, state checksumState) {
 	if len(p) == 0 {
 		return
 	}
-	c.hand(buffer.NewViewWithData(p), state == checksumRight)
+	c.hand(buffer.MakeWithData(p), p[0]>>4, state == checksumRight)
 }
 
 // finish delivers a merge.
@@ -164,7 +164,6 @@ func (c *coalescer) finish(m *merge) {
 		c.pass(m.head.packet, checksumRight)
 		return
 	}
-	view := buffer.NewView(m.size)
 	var headers [maxTCPHeaders]byte
 	h := headers[:copy(headers[:], m.head.packet[:m.head.data])]
 	if h[0]>>4 == 4 {
@@ -177,19 +176,22 @@ func (c *coalescer) finish(m *merge) {
 	if m.push {
 		h[m.head.ip+13] |= flagPSH
 	}
-	_, _ = view.Write(h) // a view takes everything
-	_, _ = view.Write(m.head.packet[m.head.data:])
+	payload := buffer.NewView(m.size - len(h))
+	_, _ = payload.Write(m.head.packet[m.head.data:]) // a view takes everything
 	for i := c.next[m.first]; i != 0; i = c.next[i] {
 		p := c.packets[i]
-		_, _ = view.Write(p[m.head.data:ipSize(p)])
+		_, _ = payload.Write(p[m.head.data:ipSize(p)])
 	}
-	c.hand(view, true)
+	// The headers are apart, since the stack copies the view that they are in.
+	packet, rest := buffer.MakeWithData(h), buffer.MakeWithView(payload)
+	packet.Merge(&rest)
+	c.hand(packet, h[0]>>4, true)
 }
 
-func (c *coalescer) hand(view *buffer.View, verified bool) {
-	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithView(view)})
+func (c *coalescer) hand(packet buffer.Buffer, version uint8, verified bool) {
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: packet})
 	pkt.NetworkProtocolNumber = header.IPv4ProtocolNumber
-	if view.AsSlice()[0]>>4 == 6 {
+	if version == 6 {
 		pkt.NetworkProtocolNumber = header.IPv6ProtocolNumber
 	}
 	pkt.RXChecksumValidated = verified

@@ -139,18 +139,25 @@ func TestExitUDPInBatches(t *testing.T) {
 	}
 }
 
-// What goes together: one size, a shorter one at the end, so many, so much.
-func TestUDPRun(t *testing.T) {
+// newDatagramSockets returns one that is connected to the other.
+func newDatagramSockets(t *testing.T) (net.Conn, *net.UDPConn) {
+	t.Helper()
 	receiver, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer receiver.Close()
+	t.Cleanup(func() { _ = receiver.Close() })
 	conn, err := net.Dial("udp4", receiver.LocalAddr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn, receiver
+}
+
+// What goes together: one size, a shorter one at the end, so many, so much.
+func TestUDPRun(t *testing.T) {
+	conn, receiver := newDatagramSockets(t)
 	a := &association{exit: &exit{since: time.Now()}, host: newDatagramWriter(conn)}
 	for _, sizes := range [][]int{
 		{100}, {0}, {100, 100, 100}, {100, 100, 50}, {100, 50, 100}, {50, 100}, {0, 0, 5, 0}, {100, 100, 0, 100},
@@ -220,16 +227,7 @@ func FuzzDatagramPayload(f *testing.F) {
 func TestUDPSendsEachOnce(t *testing.T) {
 	for _, single := range []bool{false, true} {
 		t.Run(fmt.Sprint("one by one: ", single), func(t *testing.T) {
-			receiver, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer receiver.Close()
-			conn, err := net.Dial("udp4", receiver.LocalAddr().String())
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer conn.Close()
+			conn, receiver := newDatagramSockets(t)
 			f := &flow{src: netip.MustParseAddrPort("10.8.0.2:5000"), dst: netip.MustParseAddrPort("1.1.1.1:53")}
 			a := &association{exit: newServer(t, nil).exit, flow: f, host: newDatagramWriter(conn)}
 			a.host.single = single
