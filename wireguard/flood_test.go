@@ -4,6 +4,7 @@ import (
 	"crypto/ecdh"
 	"crypto/rand"
 	"encoding/binary"
+	"fmt"
 	random "math/rand/v2"
 	"net"
 	"net/netip"
@@ -149,8 +150,9 @@ func TestHandshakeStorm(t *testing.T) {
 }
 
 // flood sends what costs the server most until stop is closed, from many ports:
-// initiations of nobody with a valid mac1, replies, data of no session, noise.
-func flood(t testing.TB, server *end, stop chan struct{}) (sent *atomic.Int64, wait func()) {
+// initiations of nobody with a valid mac1, replies, data of no session, noise. A
+// rate is messages a second, 0 as many as it can.
+func flood(t testing.TB, server *end, rate int, stop chan struct{}) (sent *atomic.Int64, wait func()) {
 	t.Helper()
 	var conns []*net.UDPConn
 	for range 64 {
@@ -185,11 +187,15 @@ func flood(t testing.TB, server *end, stop chan struct{}) (sent *atomic.Int64, w
 	sent = new(atomic.Int64)
 	var all sync.WaitGroup
 	all.Go(func() {
+		began := time.Now()
 		for i := 0; ; i++ {
 			select {
 			case <-stop:
 				return
 			default:
+			}
+			if rate > 0 && time.Duration(i)*time.Second/time.Duration(rate) > time.Since(began) {
+				time.Sleep(100 * time.Microsecond)
 			}
 			_, _ = conns[i/16%len(conns)].Write(messages[i%len(messages)])
 			sent.Add(1)
@@ -222,7 +228,7 @@ func TestFlood(t *testing.T) {
 	}
 	began := memory()
 	stop := make(chan struct{})
-	sent, wait := flood(t, server, stop)
+	sent, wait := flood(t, server, 0, stop)
 	end := sync.OnceFunc(func() { close(stop); wait() })
 	defer end()
 	// From here on the server has more handshakes than it can do, or nearly so.
@@ -253,6 +259,49 @@ func TestFlood(t *testing.T) {
 	}
 	if server.Panics() != 0 {
 		t.Fatal("a message made the server fail")
+	}
+}
+
+// What a flood of so many messages a second leaves of the throughput of a tunnel.
+// The sender, who gets on with 4 bursts on their way, and the flood share the cores
+// with the receiver.
+func BenchmarkFlood(b *testing.B) {
+	throughput := func(b *testing.B, rate int) float64 {
+		a, server := newEnd(b).open(b), newEnd(b).open(b)
+		toServer := a.knows(b, server, model.PrivateKey{}, true)
+		fromA := server.knows(b, a, model.PrivateKey{}, false)
+		send(toServer, []byte("hello"))
+		eventually(b, "session", func() bool { return server.count() == 1 })
+		if rate > 0 {
+			stop := make(chan struct{})
+			sent, wait := flood(b, server, rate, stop)
+			defer func() { close(stop); wait() }()
+			eventually(b, "load", func() bool { return sent.Load() > 2000 })
+			began, before := time.Now(), sent.Load()
+			defer func() {
+				b.ReportMetric(float64(sent.Load()-before)/time.Since(began).Seconds(), "messages/s")
+			}()
+		}
+		began, arrived := time.Now(), fromA.rxPackets.Load()
+		for time.Since(began) < time.Second {
+			had := fromA.rxPackets.Load()
+			for range 4 {
+				burst := toServer.NewBurst(MaxBurst)
+				fill(burst)
+				burst.Send()
+			}
+			for from := time.Now(); fromA.rxPackets.Load() < had+4*row && time.Since(from) < 5*time.Millisecond; {
+				runtime.Gosched() // what is late then is lost
+			}
+		}
+		return float64(fromA.rxPackets.Load()-arrived) / time.Since(began).Seconds()
+	}
+	for _, rate := range []int{50_000, 100_000, 200_000} {
+		b.Run(fmt.Sprint(rate), func(b *testing.B) {
+			for b.Loop() {
+				b.ReportMetric(throughput(b, rate)/throughput(b, 0), "of-throughput")
+			}
+		})
 	}
 }
 
