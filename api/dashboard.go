@@ -36,7 +36,7 @@ func (s *Server) dashboard(ctx context.Context, r *request, _ *none) (responder,
 	}
 	proxy := s.Proxy()
 	data["HTTPPort"], data["HTTPSPort"] = portSuffix(proxy.HTTPPort, 80), portSuffix(proxy.HTTPSPort, 443)
-	rows := make([]peerView, len(peers))
+	rows := make([]PeerView, len(peers))
 	for i := range peers {
 		rows[i] = viewPeer(&peers[i])
 	}

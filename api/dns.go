@@ -18,7 +18,8 @@ type dnsPeerCounts struct {
 	Stale        int `json:"stale_source"`
 }
 
-type dnsStatus struct {
+// DNSStatus is what the resolver serves. Its name is exported for the schemas.
+type DNSStatus struct {
 	Enabled   bool          `json:"enabled"`
 	Domain    string        `json:"domain"`
 	Peers     dnsPeerCounts `json:"peers"`
@@ -27,12 +28,12 @@ type dnsStatus struct {
 
 type dnsStatusAnswer struct {
 	OK ok `json:"ok"`
-	dnsStatus
+	DNSStatus
 }
 
 func (s *Server) getDNSStatus(ctx context.Context, _ *request, _ *none) (dnsStatusAnswer, error) {
 	list, err := s.allPeers(ctx)
-	return dnsStatusAnswer{dnsStatus: s.dnsStatus(list)}, err
+	return dnsStatusAnswer{DNSStatus: s.dnsStatus(list)}, err
 }
 
 type dnsStatic struct {
@@ -52,7 +53,7 @@ type dnsPeer struct {
 
 type dnsRecordsAnswer struct {
 	OK     ok          `json:"ok"`
-	Status dnsStatus   `json:"status"`
+	Status DNSStatus   `json:"status"`
 	Static []dnsStatic `json:"staticRecords"`
 	Peers  []dnsPeer   `json:"peers"`
 }
@@ -82,8 +83,8 @@ func (s *Server) dnsRecords(ctx context.Context, _ *request, _ *none) (dnsRecord
 	return a, nil
 }
 
-func (s *Server) dnsStatus(list []peers.View) dnsStatus {
-	st := dnsStatus{Enabled: s.DNS.Enabled, Domain: s.DNS.Domain}
+func (s *Server) dnsStatus(list []peers.View) DNSStatus {
+	st := DNSStatus{Enabled: s.DNS.Enabled, Domain: s.DNS.Domain}
 	st.Peers.Total = len(list)
 	for i := range list {
 		switch list[i].HostnameSource {

@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/json"
+	"reflect"
 	"regexp"
 	"strings"
 	"testing"
@@ -59,6 +60,34 @@ func TestOpenAPI(t *testing.T) {
 	for _, ref := range regexp.MustCompile(`"#/components/schemas/([^"]+)"`).FindAllStringSubmatch(w.Body.String(), -1) {
 		if doc.Components.Schemas[ref[1]] == nil {
 			t.Errorf("the schema %s is missing", ref[1])
+		}
+	}
+}
+
+// A schema has no member of an embedded type whose name is not exported.
+func TestSchemasHaveAllMembers(t *testing.T) {
+	seen := map[reflect.Type]bool{}
+	var check func(reflect.Type)
+	check = func(typ reflect.Type) {
+		for typ.Kind() == reflect.Pointer || typ.Kind() == reflect.Slice || typ.Kind() == reflect.Map {
+			typ = typ.Elem()
+		}
+		if typ.Kind() != reflect.Struct || seen[typ] || !strings.HasPrefix(typ.PkgPath(), "gatecontrol/") {
+			return
+		}
+		seen[typ] = true
+		for f := range typ.Fields() {
+			if f.Anonymous && !f.IsExported() {
+				t.Errorf("%s embeds %s", typ, f.Type)
+			}
+			if f.IsExported() {
+				check(f.Type)
+			}
+		}
+	}
+	for _, o := range newFixture(t).table {
+		if o.output != reflect.TypeFor[responder]() {
+			check(o.output)
 		}
 	}
 }

@@ -10,9 +10,10 @@ import (
 	"gatecontrol/model"
 )
 
-// peerView is a peer as the API shows one: the row of GateControl, the live
-// fields, and the two names that its guide uses (contract-admin section 8.3).
-type peerView struct {
+// PeerView is a peer as the API shows one: the row of GateControl, the live
+// fields, and the two names that its guide uses (contract-admin section 8.3). It
+// has an exported name since it is embedded, which the schemas show only then.
+type PeerView struct {
 	ID                 model.PeerID   `json:"id"`
 	Name               string         `json:"name"`
 	Description        *string        `json:"description"`
@@ -64,8 +65,8 @@ type peerView struct {
 	Trusted        bool              `json:"trusted" doc:"May open the ports of a home gateway"`
 }
 
-func viewPeer(p *peers.View) peerView {
-	v := peerView{
+func viewPeer(p *peers.View) PeerView {
+	v := PeerView{
 		ID: p.ID, Name: p.Name, Description: p.Description, PublicKey: p.PublicKey.String(),
 		AllowedIPs: prefixes(p.AllowedIPs), DNS: joined(p.DNS), Keepalive: p.Keepalive, Enabled: bit(p.Enabled),
 		TotalRx: p.Counters.TotalRx, TotalTx: p.Counters.TotalTx, Tags: p.Tags, ExpiresAt: isoOrNull(p.ExpiresAt),
@@ -115,7 +116,7 @@ type pageQuery struct {
 
 type peersAnswer struct {
 	OK     ok         `json:"ok"`
-	Peers  []peerView `json:"peers"`
+	Peers  []PeerView `json:"peers"`
 	Limit  int        `json:"limit"`
 	Offset int        `json:"offset"`
 	Total  int        `json:"total"`
@@ -126,7 +127,7 @@ func (s *Server) listPeers(ctx context.Context, _ *request, in *pageQuery) (peer
 	if err != nil {
 		return peersAnswer{}, err
 	}
-	a := peersAnswer{Peers: make([]peerView, len(list)), Limit: in.Limit, Offset: in.Offset, Total: total}
+	a := peersAnswer{Peers: make([]PeerView, len(list)), Limit: in.Limit, Offset: in.Offset, Total: total}
 	for i := range list {
 		a.Peers[i] = viewPeer(&list[i])
 	}
@@ -139,7 +140,7 @@ type peerID struct {
 
 type peerAnswer struct {
 	OK   ok       `json:"ok"`
-	Peer peerView `json:"peer"`
+	Peer PeerView `json:"peer"`
 }
 
 func answerPeer(v peers.View, err error) (peerAnswer, error) {
@@ -160,7 +161,7 @@ type newPeer struct {
 // createdPeer is the row and, under the names that GateControl uses there, what
 // is told once: the only answer with a private key besides the config.
 type createdPeer struct {
-	peerView
+	PeerView
 	PublicKeyOnce string  `json:"publicKey"`
 	PrivateKey    *string `json:"privateKey"`
 	PresharedKey  *string `json:"presharedKey"`
@@ -187,7 +188,7 @@ func (s *Server) createPeer(ctx context.Context, _ *request, in *newPeer) (creat
 	}
 	row := viewPeer(&made.View)
 	a := createdPeerAnswer{Peer: createdPeer{
-		peerView: row, PublicKeyOnce: row.PublicKey, PrivateKey: keyOrNull(made.PrivateKey), PresharedKey: keyOrNull(made.PresharedKey),
+		PeerView: row, PublicKeyOnce: row.PublicKey, PrivateKey: keyOrNull(made.PrivateKey), PresharedKey: keyOrNull(made.PresharedKey),
 		AllowedIPOnce: row.AllowedIPs, IPAddress: row.IP,
 	}}
 	if g := made.Gateway; g != nil {
@@ -253,7 +254,7 @@ type hostnameChange struct {
 
 type hostnameAnswer struct {
 	OK       ok       `json:"ok"`
-	Peer     peerView `json:"peer"`
+	Peer     PeerView `json:"peer"`
 	Assigned *string  `json:"assigned"`
 	Changed  bool     `json:"changed"`
 }
