@@ -43,6 +43,7 @@ type echoes struct {
 	mu    sync.Mutex
 	flows map[echoKey]*echoFlow
 	next  uint16 // identifier to try for the next raw socket
+	frags fragments
 
 	untold sync.Once // that ICMP sockets are not allowed
 }
@@ -94,9 +95,15 @@ func (e *exit) handleICMP(id stack.TransportEndpointID, pkt *stack.PacketBuffer)
 }
 
 // handleEcho6 does the same for IPv6, where the stack answers for every address.
-// The packet has passed the filter, and is whole.
+// The packet has passed the filter.
 func (e *exit) handleEcho6(packet []byte) {
 	h, ok := parseIPv6(packet)
+	if ok && h.fragment {
+		if packet = e.echoes.frags.join(packet); packet == nil {
+			return
+		}
+		h, ok = parseIPv6(packet)
+	}
 	if !ok || sum6(packet[h.length:h.total], packet[8:40]) != 0xffff {
 		return
 	}

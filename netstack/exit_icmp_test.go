@@ -669,6 +669,30 @@ func TestExitEcho6(t *testing.T) {
 	if n := d.Status().Exit.EchoFlows; n != 1 {
 		t.Errorf("%d flows of one identifier", n)
 	}
+	for seq, size := range []int{1393, 3000, 60000} {
+		data := make([]byte, size)
+		for i := range data {
+			data[i] = byte(rand.Uint32())
+		}
+		request := echoRequest6("fd00:8::2", "2606:4700::1111", 64, 77, uint16(seq), data)
+		pieces := inFragments6(request, uint32(seq))
+		rand.Shuffle(min(len(pieces), fragmentSpans), func(i, j int) { pieces[i], pieces[j] = pieces[j], pieces[i] })
+		one.send(pieces...)
+		m := make([]byte, icmpHeader+size)
+		for _, p := range one.take((len(m) + 1367) / 1368) { // 1420 less both headers
+			h, ok := parseIPv6(p)
+			if !ok || !h.fragment || h.proto != protoICMPv6 {
+				t.Fatalf("%d bytes: %x", size, p)
+			}
+			copy(m[h.offset:], p[h.length:h.total])
+		}
+		if m[0] != icmp6EchoReply || binary.BigEndian.Uint16(m[6:]) != uint16(seq) || !bytes.Equal(m[icmpHeader:], data) {
+			t.Errorf("%d bytes: another answer", size)
+		}
+	}
+	whole := echoRequest6("fd00:8::2", "2606:4700::1111", 64, 77, 9, make([]byte, 3000))
+	one.send(fragmentOf6(whole, 9, 0, 1360), fragmentOf6(whole, 9, 1352, 2720), fragmentOf6(whole, 9, 2720, 3008)) // two overlap
+	one.send(fragmentOf6(whole, 10, 0, 1360))                                                                      // no more of it comes
 	bad := echoRequest6("fd00:8::2", "2606:4700::1111", 64, 78, 1, []byte("damaged"))
 	bad[len(bad)-1]++
 	one.send(bad, echoRequest6("fd00:8::2", "fd00:8::1", 64, 79, 1, nil))
@@ -677,6 +701,14 @@ func TestExitEcho6(t *testing.T) {
 	}
 	apply(t, d, Config{})
 	eventually(t, "end of the flow", func() bool { return d.Status().Exit == ExitStatus{} })
+}
+
+func inFragments6(p []byte, id uint32) (list [][]byte) {
+	const size = 1360
+	for from := 0; from < len(p)-ipv6Header; from += size {
+		list = append(list, fragmentOf6(p, id, from, min(from+size, len(p)-ipv6Header)))
+	}
+	return list
 }
 
 // Echo messages may hold anything. What is accepted keeps a right checksum

@@ -141,9 +141,8 @@ func (t *table) classify6(p []byte) (v verdict) {
 		v.way, v.header = toFlow, h.length
 	case h.proto != protoICMPv6:
 		v.way = toExit
-	case v.fragment: // the stack would answer an echo itself
-	case !t.mayTell6(v.from, 0, payload):
-	case payload[0] == icmp6Echo:
+	case !t.mayTell6(v.from, h.offset, payload):
+	case h.offset != 0 || payload[0] == icmp6Echo: // which the stack would answer itself
 		v.way = toEcho
 	default:
 		v.way = toExit

@@ -206,7 +206,9 @@ func TestClassify6(t *testing.T) {
 		{"to the internet about one to another peer", told6(internet, icmp6Unreachable, 0, "fd00:8::4"), drop},
 		{"echo reply to the internet", icmp(internet, icmp6EchoReply), drop},
 		{"redirect to the internet", icmp(internet, icmp6Redirect), drop},
-		{"fragment of a ping to the internet", fragmentOf6(message6("fd00:8::2", internet, protoICMPv6, make([]byte, 3000)), 1, 0, 1400), drop},
+		{"fragment of a ping to the internet", fragmentOf6(message6("fd00:8::2", internet, protoICMPv6, append([]byte{icmp6Echo}, make([]byte, 3000)...)), 1, 0, 1400), toEcho},
+		{"rest of it", fragmentOf6(message6("fd00:8::2", internet, protoICMPv6, make([]byte, 3000)), 1, 1400, 2800), toEcho},
+		{"fragment of another message", fragmentOf6(message6("fd00:8::2", internet, protoICMPv6, make([]byte, 3000)), 1, 0, 1400), drop},
 		{"empty ICMP to the internet", message6("fd00:8::2", internet, protoICMPv6, nil), drop},
 
 		{"from nobody", udp("fd00:8::99", server), drop},

@@ -8,8 +8,8 @@ import (
 )
 
 const (
-	// fragmentSets bounds the fragmented datagrams from peer to peer that are
-	// watched at once. The oldest makes room for a new one.
+	// fragmentSets bounds the fragmented datagrams that are watched or put together
+	// at once. The oldest makes room for a new one.
 	fragmentSets = 256
 
 	// fragmentSpans bounds the separate pieces of one datagram. Fragments mostly
@@ -24,7 +24,7 @@ const (
 
 // fragments refuses fragments that overlap what came before, since two machines
 // may put such a datagram together differently (RFC 5722). The stack does that
-// itself for what it reassembles; this is for packets that only pass through.
+// itself for what it reassembles; this is for packets that pass without it.
 type fragments struct {
 	mu   sync.Mutex
 	sets map[fragmentKey]*fragmentSet
@@ -43,6 +43,7 @@ type fragmentSet struct {
 	bad   bool   // an overlap was seen: nothing more of it passes
 	spans []span // apart from each other, in order
 	end   int    // of the datagram; 0 until its last fragment was seen
+	whole []byte // what came, at its place behind room for a header; only of join
 }
 
 // span is a range of bytes [from, to).
@@ -70,27 +71,62 @@ func (f *fragments) accept(p []byte) bool {
 	if !ok {
 		return false
 	}
-	now := time.Now()
-
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	set := f.sets[key]
+	_, _, ok = f.add(key, s, last)
+	return ok
+}
+
+// join copies an IPv6 fragment that passed the filter. With the last that was
+// missing it returns the packet (RFC 8200 section 4.5), before that nil.
+func (f *fragments) join(p []byte) (packet []byte) {
+	h, parsed := parseIPv6(p)
+	key, s, last, ok := parseFragment(p)
+	if !parsed || !ok {
+		return nil
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	set, complete, ok := f.add(key, s, last)
+	if !ok {
+		return nil
+	}
+	if need := ipv6Header + s.to - len(set.whole); need > 0 {
+		set.whole = append(set.whole, make([]byte, need)...)
+	}
+	copy(set.whole[ipv6Header+s.from:], p[h.length:h.total])
+	if s.from == 0 {
+		copy(set.whole, p[:ipv6Header])
+		set.whole[6] = h.proto
+	}
+	if !complete {
+		return nil
+	}
+	binary.BigEndian.PutUint16(set.whole[4:], uint16(set.end))
+	return set.whole
+}
+
+// add records part s of a datagram, and reports false if no more of it may go on,
+// or whether it is complete, and forgotten then. mu is held.
+func (f *fragments) add(key fragmentKey, s span, last bool) (set *fragmentSet, complete, ok bool) {
+	now := time.Now()
+	set = f.sets[key]
 	if set == nil || now.Sub(set.since) > fragmentAge {
 		f.makeRoom(now)
 		set = &fragmentSet{since: now}
 		f.sets[key] = set
 	}
 	if set.bad || !set.add(s) {
-		set.bad = true
-		return false
+		set.bad, set.whole = true, nil
+		return set, false, false
 	}
 	if last {
 		set.end = s.to
 	}
-	if len(set.spans) == 1 && set.spans[0] == (span{0, set.end}) {
-		delete(f.sets, key) // complete
+	if complete = len(set.spans) == 1 && set.spans[0] == (span{0, set.end}); complete {
+		delete(f.sets, key)
 	}
-	return true
+	return set, complete, true
 }
 
 // makeRoom forgets what is too old, and the oldest set if there is no room.
