@@ -94,7 +94,7 @@ func New(o Options) (*Device, error) {
 	}
 	d := &Device{
 		log: o.Log, private: private, mtu: o.MTU, deliver: o.Receive,
-		index: index{entries: make(map[uint32]entry)}, jobs: newJobs(), clock: newClock(),
+		index: newIndex(), jobs: newJobs(), clock: newClock(),
 		pause: firstReopen, peers: make(map[model.PublicKey]*Peer),
 	}
 	if d.log == nil {

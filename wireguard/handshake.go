@@ -123,8 +123,7 @@ func (d *Device) handle(m []byte, from *endpoint) {
 	if !d.cookies.CheckMAC1(m) {
 		return
 	}
-	now := d.wake()
-	if d.underLoad(now) {
+	if d.underLoad(d.now()) {
 		where := appendAddress(from)
 		if !d.cookies.CheckMAC2(m, where) {
 			d.sendCookie(m, where, from)
@@ -134,6 +133,7 @@ func (d *Device) handle(m []byte, from *endpoint) {
 			return
 		}
 	}
+	now := d.wake()
 	if kind == typeInitiation {
 		d.takeInitiation(m, from, now)
 	} else {

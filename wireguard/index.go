@@ -8,10 +8,18 @@ import (
 
 // index finds the peer and the session of a message by the number that this
 // side gave to its handshake. Numbers are random, so that a stranger cannot
-// guess which are in use.
+// guess which are in use. All have tag as their highest byte, by which the kernel
+// keeps most of what was made up away from the sessions' socket.
 type index struct {
+	tag     byte
 	mu      sync.RWMutex
 	entries map[uint32]entry
+}
+
+func newIndex() index {
+	var tag [1]byte
+	_, _ = rand.Read(tag[:]) // never fails
+	return index{tag: tag[0], entries: make(map[uint32]entry)}
 }
 
 // entry is a handshake that waits for its answer, or a session.
@@ -26,7 +34,8 @@ func (x *index) add(e entry) uint32 {
 	defer x.mu.Unlock()
 	for {
 		var b [4]byte
-		_, _ = rand.Read(b[:]) // never fails
+		_, _ = rand.Read(b[:3])
+		b[3] = x.tag
 		n := binary.LittleEndian.Uint32(b[:])
 		if _, taken := x.entries[n]; !taken {
 			x.entries[n] = e

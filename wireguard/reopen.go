@@ -2,6 +2,7 @@ package wireguard
 
 import (
 	"net"
+	"slices"
 	"time"
 
 	"gatecontrol/model"
@@ -38,6 +39,7 @@ func (d *Device) openLocked(port uint16) error {
 	if err != nil {
 		return err
 	}
+	s.split(d.index.tag)
 	d.opened = d.now()
 	d.sockets.Store(s)
 	d.failed.Store(nil)
@@ -87,7 +89,7 @@ func (d *Device) lose(broken *socket, err error) (lost *sockets, since instant) 
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s := d.sockets.Load()
-	if d.closed || s == nil || s.v4 != broken && s.v6 != broken {
+	if d.closed || s == nil || !slices.Contains(s.each(), broken) {
 		return nil, 0
 	}
 	since = d.now()

@@ -48,10 +48,11 @@ type endpoint struct {
 	iface uint32         // the interface that addr, link-local, is on; 0: any other address, or unknown
 }
 
-// sockets are the two UDP sockets of a device, one for each family of
-// addresses, on one port. All methods may be called concurrently.
+// sockets are the UDP sockets of a device, one for each family of addresses, on
+// one port. All methods may be called concurrently.
 type sockets struct {
-	v4, v6 *socket // one of them may be nil
+	v4, v6    *socket   // one of them may be nil
+	strangers []*socket // of the same port, for what no session sent; none: v4 and v6 get that
 }
 
 // openSockets listens on port of every address of this host. Port 0 takes any
@@ -76,15 +77,32 @@ func openSockets(log *slog.Logger, port uint16) (*sockets, error) {
 	return s, nil
 }
 
+// split leaves v4 and v6 to the data messages of sessions, whose numbers have tag as
+// their highest byte, where the system can tell them from all else.
+func (s *sockets) split(tag byte) {
+	for _, family := range []struct {
+		socket  **socket
+		network string
+	}{{&s.v4, "udp4"}, {&s.v6, "udp6"}} {
+		if *family.socket == nil {
+			continue
+		}
+		if sessions := (*family.socket).split(family.network, tag); sessions != nil {
+			s.strangers = append(s.strangers, *family.socket)
+			*family.socket = sessions
+		}
+	}
+}
+
 func tryPort(log *slog.Logger, port uint16) (*sockets, error) {
-	v4, err4 := openSocket(log, "udp4", port)
+	v4, err4 := openSocket(log, "udp4", port, setOptions)
 	if err4 != nil && !familyMissing(err4) {
 		return nil, err4
 	}
 	if v4 != nil {
 		port = v4.port()
 	}
-	v6, err6 := openSocket(log, "udp6", port)
+	v6, err6 := openSocket(log, "udp6", port, setOptions)
 	switch {
 	case err6 == nil:
 	case v4 != nil && familyMissing(err6):
@@ -104,10 +122,10 @@ func familyMissing(err error) bool {
 }
 
 // openSocket listens on port of all addresses of a family, "udp4" or "udp6".
-func openSocket(log *slog.Logger, network string, port uint16) (*socket, error) {
+func openSocket(log *slog.Logger, network string, port uint16, options func(fd uintptr, v6 bool) error) (*socket, error) {
 	config := net.ListenConfig{Control: func(network, _ string, raw syscall.RawConn) error {
 		var err error
-		if e := raw.Control(func(fd uintptr) { err = setOptions(fd, network == "udp6") }); e != nil {
+		if e := raw.Control(func(fd uintptr) { err = options(fd, network == "udp6") }); e != nil {
 			return e
 		}
 		return err
@@ -126,16 +144,16 @@ func openSocket(log *slog.Logger, network string, port uint16) (*socket, error) 
 // port is the one they listen on.
 func (s *sockets) port() uint16 { return s.each()[0].port() }
 
-// each lists them: one or two.
+// each lists them: one or two, and as many for strangers.
 func (s *sockets) each() []*socket {
-	both := make([]*socket, 0, 2)
+	all := make([]*socket, 0, 4)
 	if s.v4 != nil {
-		both = append(both, s.v4)
+		all = append(all, s.v4)
 	}
 	if s.v6 != nil {
-		both = append(both, s.v6)
+		all = append(all, s.v6)
 	}
-	return both
+	return append(all, s.strangers...)
 }
 
 // close makes every receive and send return net.ErrClosed. It may be called

@@ -22,6 +22,9 @@ func newSocket(_ *slog.Logger, conn *net.UDPConn, _ bool) (*socket, error) {
 	return &socket{conn: conn}, nil
 }
 
+// split is for systems that can tell messages apart.
+func (*socket) split(string, byte) *socket { return nil }
+
 // read is receive without its patience.
 func (s *socket) read(buf []byte) (n, segment int, from endpoint, err error) {
 	n, addr, err := s.conn.ReadFromUDPAddrPort(buf)
