@@ -38,10 +38,19 @@ type Route struct {
 	ForceHTTPS   bool `json:"force_https"`   // plain requests are sent to https
 	BackendHTTPS bool `json:"backend_https"` // TLS to the backend, its certificate unchecked
 
-	L4 *L4 `json:"l4,omitempty"` // only for RouteL4
+	L4  *L4  `json:"l4,omitempty"`  // only for RouteL4
+	Web *Web `json:"web,omitempty"` // only for RouteHTTP; nil: DefaultWeb
 
 	CreatedAt time.Time `json:"created_at"`
 	UpdatedAt time.Time `json:"updated_at"`
+}
+
+// Options returns what a web route has besides its target.
+func (r *Route) Options() Web {
+	if r.Web == nil {
+		return DefaultWeb()
+	}
+	return *r.Web
 }
 
 // Target is what an administrator picks: a peer and a port of it, or an

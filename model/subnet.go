@@ -27,6 +27,16 @@ func (s Subnets) Pair(addr netip.Addr) netip.Addr {
 	return netip.AddrFrom16(pair)
 }
 
+// Prefixes lists those that are there.
+func (s Subnets) Prefixes() (list []netip.Prefix) {
+	for _, p := range [...]netip.Prefix{s.V4, s.V6} {
+		if p.IsValid() {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
 // ParseSubnet6 reads the IPv6 network that stands beside v4 in the tunnel: a
 // unique local one (RFC 4193) from /48 on that has room for every host of v4.
 // "auto" is one that is made from a key, always the same.

@@ -5,6 +5,8 @@ import (
 	"net"
 	"net/netip"
 	"time"
+
+	"github.com/valyala/fasthttp"
 )
 
 // client is what the pipeline may know and ask of the connection that a request
@@ -27,6 +29,9 @@ type client interface {
 	// piece with what follows.
 	Cork()
 	Uncork() []byte
+	// TakeOver has run own the connection, or the stream of it, once the handler
+	// has returned; no answer is written for the request. run closes the client.
+	TakeOver(ctx *fasthttp.RequestCtx, run func())
 	// Upgrade ends HTTP on the connection: from now on Read and Write carry the
 	// bytes of the new protocol.
 	Upgrade()
@@ -69,6 +74,11 @@ func (c *conn) Cork() { c.corked, c.held = true, c.held[:0] }
 func (c *conn) Uncork() []byte {
 	c.corked = false
 	return c.held
+}
+
+func (c *conn) TakeOver(ctx *fasthttp.RequestCtx, run func()) {
+	ctx.HijackSetNoResponse(true)
+	ctx.Hijack(func(net.Conn) { run() })
 }
 
 func (c *conn) Upgrade() {

@@ -3,7 +3,9 @@ package proxy
 import (
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
+	"time"
 
 	"gatecontrol/model"
 )
@@ -18,6 +20,7 @@ type Config struct {
 	Routes     []Route
 	// TrustedProxies are the networks whose X-Forwarded-* fields are believed.
 	TrustedProxies []netip.Prefix
+	Tunnel         []netip.Prefix // networks of the tunnel: clients from there are inside
 }
 
 // Route publishes one target under one host name.
@@ -26,6 +29,53 @@ type Route struct {
 	Host       string // a DNS name; compared as model.NormalizeHost says
 	ForceHTTPS bool   // plain requests are redirected instead of served
 	Target     Target
+	Options    *RouteOptions // nil: none
+}
+
+// RouteOptions are what a route does besides forwarding. What is nil, false or
+// empty is off. Peers are given by their addresses of today.
+type RouteOptions struct {
+	// Who is let in, in the order in which it is decided.
+	Internal  *model.BlockReply // from the tunnel alone; others get this, whose action is not inherit
+	ACL       *ACL
+	Breaker   *Breaker // open: everyone gets 503
+	Bots      *model.BotBlocker
+	Trace     bool
+	IPFilter  *model.IPFilter
+	BasicAuth *model.BasicAuth
+	RateLimit *model.RateLimit
+	ClientCA  string // PEM: TLS clients need a certificate from one of these
+
+	// What becomes of a request, and of its answer.
+	Paths    []Path
+	Headers  *model.Headers
+	Compress bool
+	Backends []Backend // instead of Target, if there is any
+	Sticky   *model.Sticky
+	Retry    *model.Retry
+	Mirrors  []Target
+}
+
+// ACL are the addresses that a route lets in; none lets nobody in.
+type ACL struct{ Addrs []netip.Addr }
+
+// Breaker is an open circuit breaker.
+type Breaker struct{ RetryAfter time.Duration }
+
+// Backend is one of several targets of a route.
+type Backend struct {
+	Target
+	Weight int // of its share among all; positive
+}
+
+// Path leads requests below a prefix of the raw path elsewhere: to Target, or to
+// a redirect.
+type Path struct {
+	Prefix   string // "/" or segments, each after a "/"; whole segments match, the longest prefix first
+	Strip    bool   // the prefix is taken off before forwarding
+	Target   *Target
+	Redirect string // absolute URL or path, instead of Target
+	Status   int    // of the redirect
 }
 
 // Target is where the requests of a route go.
@@ -39,8 +89,14 @@ type Target struct {
 
 // Equal reports whether c and d ask for the same, in the same order.
 func (c Config) Equal(d Config) bool {
-	return slices.Equal(c.AdminHosts, d.AdminHosts) && slices.Equal(c.Routes, d.Routes) &&
-		slices.Equal(c.TrustedProxies, d.TrustedProxies)
+	return slices.Equal(c.AdminHosts, d.AdminHosts) && slices.EqualFunc(c.Routes, d.Routes, Route.equal) &&
+		slices.Equal(c.TrustedProxies, d.TrustedProxies) && slices.Equal(c.Tunnel, d.Tunnel)
+}
+
+func (r Route) equal(o Route) bool {
+	a, b := r.Options, o.Options
+	r.Options, o.Options = nil, nil
+	return r == o && (a == b || reflect.DeepEqual(a, b))
 }
 
 // snapshot is a Config as requests read it: immutable, looked up by host.
@@ -59,8 +115,11 @@ type route struct {
 	admin      bool
 	forceHTTPS bool
 	target     Target
+	options    *RouteOptions // never nil
 	pool       *pool
 }
+
+var noOptions = new(RouteOptions)
 
 // compile checks cfg and indexes it. Pools of targets that prev has, too, are
 // taken over, so that a change elsewhere leaves their connections alone.
@@ -93,7 +152,7 @@ func (s *Server) compile(cfg Config, prev *snapshot) (*snapshot, error) {
 		if snap.hosts[host] != nil {
 			return nil, model.Conflict(field, "%q is there twice", host)
 		}
-		snap.hosts[host] = &route{host: host, admin: true, forceHTTPS: true, pool: s.pool(snap, prev, poolKey{})}
+		snap.hosts[host] = &route{host: host, admin: true, forceHTTPS: true, options: noOptions, pool: s.pool(snap, prev, poolKey{})}
 	}
 	table := make([]route, len(cfg.Routes))
 	for i := range cfg.Routes {
@@ -129,7 +188,11 @@ func (s *Server) addRoute(snap, prev *snapshot, in *Route, r *route) error {
 	if key.tls {
 		key.name = host // goes out as SNI, so the backend may bind the connection to it
 	}
-	*r = route{id: in.ID, host: host, forceHTTPS: in.ForceHTTPS, target: in.Target, pool: s.pool(snap, prev, key)}
+	options := in.Options
+	if options == nil {
+		options = noOptions
+	}
+	*r = route{id: in.ID, host: host, forceHTTPS: in.ForceHTTPS, target: in.Target, options: options, pool: s.pool(snap, prev, key)}
 	snap.hosts[host], snap.routes[in.ID] = r, r
 	return nil
 }

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"io"
-	"net"
 
 	"github.com/valyala/fasthttp"
 )
@@ -30,8 +29,7 @@ func (ex *exchange) relayUnframed(ctx *fasthttp.RequestCtx) {
 	head := append([]byte(nil), ctx.Response.Header.Header()...)
 	cl := ex.client
 	ex.srv.running.Add(1)
-	ctx.HijackSetNoResponse(true)
-	ctx.Hijack(func(net.Conn) {
+	cl.TakeOver(ctx, func() {
 		defer ex.srv.running.Done()
 		defer cl.Close()
 		defer ex.srv.survive("answer", cl.Reset)

@@ -49,8 +49,7 @@ func (ex *exchange) switchProtocols(ctx *fasthttp.RequestCtx) error {
 	// The 101 is written by run: fasthttp would write it and then perhaps not
 	// call back, with nobody left to close the backend's connection.
 	s.running.Add(1)
-	ctx.HijackSetNoResponse(true)
-	ctx.Hijack(func(net.Conn) {
+	u.client.TakeOver(ctx, func() {
 		defer s.running.Done()
 		defer u.client.Close()
 		defer s.upgrades.remove(u)

@@ -160,7 +160,7 @@ func compileL4(s *state, routes []*model.Route) *l4.Config {
 }
 
 func compileProxy(s *state, f *Facts, routes []*model.Route) *proxy.Config {
-	c := &proxy.Config{AdminHosts: f.AdminHosts, TrustedProxies: f.TrustedProxies}
+	c := &proxy.Config{AdminHosts: f.AdminHosts, TrustedProxies: f.TrustedProxies, Tunnel: f.Subnets.Prefixes()}
 	c.Routes = make([]proxy.Route, 0, len(routes))
 	for _, r := range routes {
 		if r.Type != model.RouteHTTP {
