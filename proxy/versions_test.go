@@ -1,0 +1,92 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"net"
+	"net/http"
+	"testing"
+)
+
+// version is one HTTP version of the TLS port.
+type version struct {
+	name  string
+	major int
+	// transport reaches every name at the rig, over TLS alone.
+	transport func(*rig) http.RoundTripper
+}
+
+// versions are those that the proxy serves.
+var versions = []version{
+	{"HTTP1", 1, transportHTTP1},
+}
+
+// forEachProtocol runs f for each HTTP version, as a subtest of its name. via
+// makes a client of that version for a rig, which follows no redirect, adds no
+// Accept-Encoding, and fails if an answer comes over another version. URLs are
+// to be https. What a rig remembers (windows, counters) is shared by the
+// versions unless f makes the rig.
+func forEachProtocol(t *testing.T, f func(t *testing.T, via func(*rig) *http.Client)) {
+	t.Helper()
+	for _, v := range versions {
+		t.Run(v.name, func(t *testing.T) { f(t, v.client) })
+	}
+}
+
+func (v version) client(r *rig) *http.Client {
+	return &http.Client{
+		Transport:     sameVersion{v.transport(r), v.major},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// sameVersion keeps a test of one version from passing on another.
+type sameVersion struct {
+	http.RoundTripper
+	major int
+}
+
+func (s sameVersion) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.URL.Scheme != "https" {
+		return nil, fmt.Errorf("%s is not https", req.URL)
+	}
+	resp, err := s.RoundTripper.RoundTrip(req)
+	if err == nil && resp.ProtoMajor != s.major {
+		_ = resp.Body.Close()
+		return nil, fmt.Errorf("answer over %s", resp.Proto)
+	}
+	return resp, err
+}
+
+func transportHTTP1(r *rig) http.RoundTripper {
+	tr := &http.Transport{
+		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, network, r.tls)
+		},
+		TLSClientConfig:    r.trust(),
+		DisableCompression: true,
+	}
+	r.t.Cleanup(tr.CloseIdleConnections)
+	return tr
+}
+
+// trust is the TLS configuration of a client that trusts the rig's authority.
+func (r *rig) trust() *tls.Config {
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(r.authority.RootPEM())
+	return &tls.Config{RootCAs: pool}
+}
+
+func TestEveryVersion(t *testing.T) {
+	addr := backend(t, func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.Method, " ", r.RequestURI) })
+	forEachProtocol(t, func(t *testing.T, via func(*rig) *http.Client) {
+		r := newRig(t, site(addr))
+		resp, body := get(t, via(r), "https://app.test/a?b")
+		if resp.StatusCode != 200 || body != "GET /a?b" {
+			t.Errorf("%d %q", resp.StatusCode, body)
+		}
+	})
+}
