@@ -21,6 +21,8 @@ type client interface {
 	Secure() bool
 	// ServerName is the normalised SNI, empty if the client sent none.
 	ServerName() string
+	// Born is when the TLS handshake of the connection began, or a time before.
+	Born() time.Time
 	// Watch calls gone, from another goroutine, when the client goes away. It
 	// is for the time when no body is being read; Unwatch ends it and waits.
 	Watch(gone func())
@@ -68,6 +70,7 @@ func (c *conn) Address() netip.Addr { return c.addr }
 func (c *conn) LocalPort() uint16   { return c.port }
 func (c *conn) Secure() bool        { return c.secure }
 func (c *conn) ServerName() string  { return c.name }
+func (c *conn) Born() time.Time     { return c.born }
 
 func (c *conn) Cork() { c.corked, c.held = true, c.held[:0] }
 

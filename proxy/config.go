@@ -116,6 +116,7 @@ type route struct {
 	forceHTTPS bool
 	target     Target
 	options    *RouteOptions // never nil
+	clientAuth *clientAuth   // nil: clients need no certificate
 	pool       *pool
 }
 
@@ -192,7 +193,14 @@ func (s *Server) addRoute(snap, prev *snapshot, in *Route, r *route) error {
 	if options == nil {
 		options = noOptions
 	}
-	*r = route{id: in.ID, host: host, forceHTTPS: in.ForceHTTPS, target: in.Target, options: options, pool: s.pool(snap, prev, key)}
+	auth, err := newClientAuth(host, options.ClientCA, prev)
+	if err != nil {
+		return err
+	}
+	*r = route{
+		id: in.ID, host: host, target: in.Target, options: options, clientAuth: auth, pool: s.pool(snap, prev, key),
+		forceHTTPS: in.ForceHTTPS || auth != nil, // nobody has shown a certificate on the plain port
+	}
 	snap.hosts[host], snap.routes[in.ID] = r, r
 	return nil
 }

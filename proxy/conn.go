@@ -41,6 +41,7 @@ type conn struct {
 	port     uint16 // local
 	name     string // of the SNI, normalised; empty without
 	secure   bool
+	born     time.Time // when its TLS handshake began
 
 	phase     atomic.Int32
 	closeOnce sync.Once

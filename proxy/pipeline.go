@@ -28,6 +28,9 @@ func (s *Server) serve(ctx *fasthttp.RequestCtx, snap *snapshot) {
 		ctx.SetConnectionClose()
 	})
 	cl := ctx.Conn().(client)
+	if !cl.Secure() && s.answerChallenge(ctx) {
+		return
+	}
 	m := snap.match(ctx.Request.Header.Host(), cl.ServerName())
 	switch {
 	case m.other:
@@ -36,6 +39,9 @@ func (s *Server) serve(ctx *fasthttp.RequestCtx, snap *snapshot) {
 		s.page(ctx, fasthttp.StatusNotFound, nil)
 	case m.route.forceHTTPS && !cl.Secure():
 		s.redirectToHTTPS(ctx, m.route)
+	case m.route.clientAuth != nil && !m.route.clientAuth.passed(cl):
+		s.page(ctx, fasthttp.StatusMisdirectedRequest, nil)
+		ctx.SetConnectionClose()
 	default:
 		s.forward(ctx, cl, snap, m.route)
 	}

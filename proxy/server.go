@@ -14,9 +14,11 @@ import (
 	"crypto/tls"
 	"errors"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -38,6 +40,16 @@ type Options struct {
 	// serves, normalised. It may be called from many goroutines at once, and may
 	// take as long as a handshake may.
 	Certificate func(name string) (*tls.Certificate, error)
+	// Challenge returns what an authority is answered that asks host, normalised,
+	// for a token under /.well-known/acme-challenge/ (RFC 8555, section 8.3), and
+	// whether a running order put that there. ChallengeCertificate does the same
+	// for handshakes, nil is none. Both may be called at any time and must not
+	// wait; without them there are no challenges.
+	Challenge            func(host, token string) (string, bool)
+	ChallengeCertificate func(name string) *tls.Certificate
+	// Serving is told the names that each committed Config serves, normalised. It
+	// must not wait. It may be nil.
+	Serving func(names []string)
 	// HTTPSPort is put into redirects to https; 0 and 443 are left out.
 	HTTPSPort uint16
 	// Clients tells whom connections are counted against.
@@ -102,7 +114,7 @@ func New(opts Options) (*Server, error) {
 	s.exchanges.New = func() any { return newExchange(s) }
 	s.heads.New = func() any { return new(headReader) }
 	s.pieces.New = func() any { return new(piece) }
-	s.tls = s.tlsConfig()
+	s.tls = s.tlsPolicy("http/1.1")
 	s.dialer = newTLSDialer()
 	s.snapshot.Store(&snapshot{})
 	return s, nil
@@ -128,6 +140,10 @@ func (s *Server) Prepare(cfg Config) (*Pending, error) {
 // upgrades of routes that are gone after a time of grace.
 func (p *Pending) Commit() {
 	old := p.srv.snapshot.Swap(p.snap)
+	p.snap.demandCertificates()
+	if p.srv.opts.Serving != nil {
+		p.srv.opts.Serving(slices.Collect(maps.Keys(p.snap.hosts)))
+	}
 	for key, pool := range old.pools {
 		if p.snap.pools[key] != pool {
 			pool.close()
