@@ -150,7 +150,7 @@ func (a *answer) appendHead(b []byte, r *route, stream bool) []byte {
 				continue // RFC 9110, section 8.6
 			}
 		case f.kind == setCookieField && !r.admin:
-			if setsOwnCookie(f.value) {
+			if setsOwnCookie(f.value, r.stickyName()) {
 				continue
 			}
 		case f.kind == trailerField && chunks:

@@ -117,7 +117,8 @@ type route struct {
 	target     Target
 	options    *RouteOptions // never nil
 	clientAuth *clientAuth   // nil: clients need no certificate
-	pool       *pool
+	upstream   upstream      // target, and how it is reached
+	balance    *balance      // instead of upstream, if there are several
 }
 
 var noOptions = new(RouteOptions)
@@ -153,7 +154,8 @@ func (s *Server) compile(cfg Config, prev *snapshot) (*snapshot, error) {
 		if snap.hosts[host] != nil {
 			return nil, model.Conflict(field, "%q is there twice", host)
 		}
-		snap.hosts[host] = &route{host: host, admin: true, forceHTTPS: true, options: noOptions, pool: s.pool(snap, prev, poolKey{})}
+		snap.hosts[host] = &route{host: host, admin: true, forceHTTPS: true, options: noOptions,
+			upstream: upstream{pool: s.pool(snap, prev, poolKey{})}}
 	}
 	table := make([]route, len(cfg.Routes))
 	for i := range cfg.Routes {
@@ -171,10 +173,9 @@ func (s *Server) addRoute(snap, prev *snapshot, in *Route, r *route) error {
 		return model.Invalid("domain", "%q is not a host name", in.Host)
 	case in.ID <= 0:
 		return model.Invalid("id", "a route needs a positive id")
-	case !in.Target.Addr.IsValid() || in.Target.Addr.Port() == 0:
-		return model.Invalid("target", "%s has no usable target address", host)
-	case in.Target.Addr.Addr().IsUnspecified() || in.Target.Addr.Addr().IsMulticast():
-		return model.Invalid("target", "%s has a target that is nobody's address", host)
+	}
+	if err := checkTarget("target", host, in.Target); err != nil {
+		return err
 	}
 	if other := snap.hosts[host]; other != nil {
 		if other.admin {
@@ -185,10 +186,6 @@ func (s *Server) addRoute(snap, prev *snapshot, in *Route, r *route) error {
 	if snap.routes[in.ID] != nil {
 		return model.Conflict("id", "two routes have id %d", in.ID)
 	}
-	key := poolKey{addr: netip.AddrPortFrom(in.Target.Addr.Addr().Unmap(), in.Target.Addr.Port()), tls: in.Target.TLS}
-	if key.tls {
-		key.name = host // goes out as SNI, so the backend may bind the connection to it
-	}
 	options := in.Options
 	if options == nil {
 		options = noOptions
@@ -198,11 +195,44 @@ func (s *Server) addRoute(snap, prev *snapshot, in *Route, r *route) error {
 		return err
 	}
 	*r = route{
-		id: in.ID, host: host, target: in.Target, options: options, clientAuth: auth, pool: s.pool(snap, prev, key),
+		id: in.ID, host: host, target: in.Target, options: options, clientAuth: auth,
 		forceHTTPS: in.ForceHTTPS || auth != nil, // nobody has shown a certificate on the plain port
+	}
+	r.upstream = s.upstream(snap, prev, r, in.Target)
+	if options != noOptions {
+		if err := s.addOptions(snap, prev, r); err != nil {
+			return err
+		}
 	}
 	snap.hosts[host], snap.routes[in.ID] = r, r
 	return nil
+}
+
+// addOptions compiles what becomes of the requests of r.
+func (s *Server) addOptions(snap, prev *snapshot, r *route) (err error) {
+	if r.balance, err = s.balance(snap, prev, r); err != nil {
+		return err
+	}
+	return checkSticky(r.options.Sticky)
+}
+
+func checkTarget(field, host string, t Target) error {
+	switch {
+	case !t.Addr.IsValid() || t.Addr.Port() == 0:
+		return model.Invalid(field, "%s has no usable target address", host)
+	case t.Addr.Addr().IsUnspecified() || t.Addr.Addr().IsMulticast():
+		return model.Invalid(field, "%s has a target that is nobody's address", host)
+	}
+	return nil
+}
+
+// upstream is how requests of r reach t.
+func (s *Server) upstream(snap, prev *snapshot, r *route, t Target) upstream {
+	key := poolKey{addr: netip.AddrPortFrom(t.Addr.Addr().Unmap(), t.Addr.Port()), tls: t.TLS}
+	if key.tls {
+		key.name = r.host // goes out as SNI, so the backend may bind the connection to it
+	}
+	return upstream{target: t, pool: s.pool(snap, prev, key)}
 }
 
 // pool returns the pool of key in snap, taken over from prev or new.

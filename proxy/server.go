@@ -10,7 +10,9 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"errors"
 	"log/slog"
@@ -54,6 +56,9 @@ type Options struct {
 	HTTPSPort uint16
 	// Clients tells whom connections are counted against.
 	Clients model.Clients
+	// StickyKey signs the cookies that keep a client at one backend. With the same
+	// key they stay good over a restart; without one they do not.
+	StickyKey []byte
 }
 
 // Server is the HTTP plane. All methods may be called at any time from any
@@ -72,6 +77,10 @@ type Server struct {
 
 	exchanges, pieces, heads sync.Pool
 
+	stickyKey  []byte
+	heldBodies budget    // of bodies that are kept to be sent again
+	began      time.Time // what elapsed counts from
+
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{}
 	conns     map[*conn]struct{}
@@ -89,12 +98,19 @@ func New(opts Options) (*Server, error) {
 	}
 	s := &Server{
 		opts:      opts,
+		stickyKey: bytes.Clone(opts.StickyKey),
+		began:     time.Now(),
 		limits:    defaultLimits(),
 		census:    census{addresses: opts.Clients},
 		listeners: make(map[net.Listener]struct{}),
 		conns:     make(map[*conn]struct{}),
 		backends:  make(map[*backendConn]struct{}),
 	}
+	if len(s.stickyKey) == 0 {
+		s.stickyKey = make([]byte, 32)
+		_, _ = rand.Read(s.stickyKey) // never fails
+	}
+	s.heldBodies.give(heldBudget)
 	s.upgrades.open = make(map[*upgrade]struct{})
 	s.fast = &fasthttp.Server{
 		Handler:                       s.handle,
@@ -119,6 +135,9 @@ func New(opts Options) (*Server, error) {
 	s.snapshot.Store(&snapshot{})
 	return s, nil
 }
+
+// elapsed is the time since the start, which no change of the clock moves.
+func (s *Server) elapsed() time.Duration { return time.Since(s.began) }
 
 // Pending is a Config that was checked and serves nothing yet.
 type Pending struct {
