@@ -169,7 +169,7 @@ func (a *answer) appendHead(b []byte, r *route, stream bool) []byte {
 	if !a.dated {
 		b = appendDate(b)
 	}
-	return appendVia(b, true)
+	return appendVia(b, version11)
 }
 
 // appendDate writes the Date that a recipient adds (RFC 9110, section 6.6.1).

@@ -272,8 +272,8 @@ func (ex *exchange) relay(ctx *fasthttp.RequestCtx) error {
 	}
 	bc.body.reset(&bc.in, a.framing, a.length)
 	small, whole := bc.body.take(maxAnswerHead)
-	http11 := ctx.Request.Header.IsHTTP11()
-	ex.out = ex.appendSticky(a.appendHead(ex.out[:0], ex.route, !whole && http11))
+	framed := ex.client.Version() != version10 // an end of its own can mark the end of a body
+	ex.out = ex.appendSticky(a.appendHead(ex.out[:0], ex.route, !whole && framed))
 	if err := ex.heads.read(&ctx.Response.Header, append(ex.out, "\r\n"...)); err != nil {
 		return err
 	}
@@ -284,7 +284,7 @@ func (ex *exchange) relay(ctx *fasthttp.RequestCtx) error {
 		}
 		ex.finish()
 		ex.release()
-	case a.framing != fixedBody && !http11:
+	case a.framing != fixedBody && !framed:
 		ex.relayUnframed(ctx)
 	default:
 		ex.stream(ctx, len(bc.in.buffered()) > 0)

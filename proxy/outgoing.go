@@ -132,7 +132,7 @@ func (q *request) appendHead(b []byte, ctx *fasthttp.RequestCtx, cl client, r *r
 		b = append(b, "Connection: TE\r\nTE: trailers\r\n"...)
 	}
 	b = q.appendForwarded(b, h, cl, r, snap)
-	b = appendVia(b, h.IsHTTP11())
+	b = appendVia(b, cl.Version())
 	return append(b, "\r\n"...)
 }
 
@@ -224,11 +224,9 @@ func publicPort(host []byte, secure bool) uint16 {
 
 func appendAddr(b []byte, addr netip.Addr) []byte { return addr.AppendTo(b) }
 
-func appendVia(b []byte, http11 bool) []byte {
-	if http11 {
-		return append(b, "Via: 1.1 "+viaName+"\r\n"...)
-	}
-	return append(b, "Via: 1.0 "+viaName+"\r\n"...)
+func appendVia(b []byte, v httpVersion) []byte {
+	b = append(append(b, "Via: "...), v.number()...)
+	return append(b, " "+viaName+"\r\n"...)
 }
 
 func appendField(b, name, value []byte) []byte {

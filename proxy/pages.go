@@ -95,12 +95,18 @@ func prefersJSON(ctx *fasthttp.RequestCtx) bool {
 // refusal is the answer to a head that failed the strict checks, complete with
 // framing: it goes to the socket as it is, and the connection ends with it.
 func refusal(status int) []byte {
-	text := fasthttp.StatusMessage(status)
-	allow := ""
+	fields, text := refusalHead(status)
+	head := fmt.Appendf(nil, "HTTP/1.1 %d %s\r\n", status, fasthttp.StatusMessage(status))
+	return append(append(append(head, fields...), "Connection: close\r\n\r\n"...), text...)
+}
+
+// refusalHead returns the field lines and the text of a refusal.
+func refusalHead(status int) (fields, text []byte) {
+	text = append([]byte(fasthttp.StatusMessage(status)), '\n')
 	if status == fasthttp.StatusMethodNotAllowed {
-		allow = "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
+		fields = append(fields, "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"...)
 	}
-	return fmt.Appendf(appendDate(fmt.Appendf(nil, "HTTP/1.1 %d %s\r\n%s", status, text, allow)),
-		"Content-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\n"+
-			"Content-Length: %d\r\nConnection: close\r\n\r\n%s\n", len(text)+1, text)
+	fields = append(appendDate(fields), "Content-Type: text/plain; charset=utf-8\r\n"+
+		"X-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\n"...)
+	return fmt.Appendf(fields, "Content-Length: %d\r\n", len(text)), text
 }

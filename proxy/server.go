@@ -75,7 +75,7 @@ type Server struct {
 	upgrades upgrades
 	draining atomic.Bool
 
-	exchanges, pieces, heads sync.Pool
+	exchanges, pieces, heads, bridges sync.Pool
 
 	stickyKey  []byte
 	heldBodies budget    // of bodies that are kept to be sent again
@@ -130,6 +130,7 @@ func New(opts Options) (*Server, error) {
 	s.exchanges.New = func() any { return newExchange(s) }
 	s.heads.New = func() any { return new(headReader) }
 	s.pieces.New = func() any { return new(piece) }
+	s.bridges.New = func() any { return new(bridge) }
 	s.tls = s.tlsPolicy("http/1.1")
 	s.dialer = newTLSDialer()
 	s.snapshot.Store(&snapshot{})

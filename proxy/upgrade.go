@@ -63,8 +63,7 @@ func (ex *exchange) switchProtocols(ctx *fasthttp.RequestCtx) error {
 // run carries bytes until both sides have ended, or one has failed.
 func (u *upgrade) run(s *Server, head []byte) {
 	defer u.bc.Close()
-	u.client.Upgrade()
-	if _, err := u.client.Write(head); err != nil {
+	if err := u.client.Upgrade(head); err != nil {
 		return
 	}
 	done := make(chan struct{})
