@@ -168,6 +168,11 @@ func (b *balance) marked(mark []byte) int {
 
 // leadsTo reports whether requests of r may go where key leads.
 func (r *route) leadsTo(key poolKey) bool {
+	for i := range r.paths {
+		if up := r.paths[i].upstream; up != nil && up.pool.key == key {
+			return true
+		}
+	}
 	if r.balance == nil {
 		return r.upstream.pool.key == key
 	}
@@ -183,6 +188,10 @@ func (r *route) leadsTo(key poolKey) bool {
 func (ex *exchange) choose() {
 	r := ex.route
 	b := r.balance
+	if ex.path != nil && ex.path.upstream != nil {
+		ex.up = ex.path.upstream
+		return
+	}
 	if b == nil {
 		ex.up = &r.upstream
 		return

@@ -119,6 +119,10 @@ type route struct {
 	clientAuth *clientAuth   // nil: clients need no certificate
 	upstream   upstream      // target, and how it is reached
 	balance    *balance      // instead of upstream, if there are several
+	sticky     string        // the cookie that names one of them; empty: none does
+	paths      []pathRule
+	toBackend  setFields // on requests
+	toClient   setFields // on answers of the backend
 }
 
 var noOptions = new(RouteOptions)
@@ -198,11 +202,10 @@ func (s *Server) addRoute(snap, prev *snapshot, in *Route, r *route) error {
 		id: in.ID, host: host, target: in.Target, options: options, clientAuth: auth,
 		forceHTTPS: in.ForceHTTPS || auth != nil, // nobody has shown a certificate on the plain port
 	}
-	r.upstream = s.upstream(snap, prev, r, in.Target)
-	if options != noOptions {
-		if err := s.addOptions(snap, prev, r); err != nil {
-			return err
-		}
+	if options == noOptions {
+		r.upstream = s.upstream(snap, prev, r, in.Target)
+	} else if err := s.addOptions(snap, prev, r); err != nil {
+		return err
 	}
 	snap.hosts[host], snap.routes[in.ID] = r, r
 	return nil
@@ -210,10 +213,26 @@ func (s *Server) addRoute(snap, prev *snapshot, in *Route, r *route) error {
 
 // addOptions compiles what becomes of the requests of r.
 func (s *Server) addOptions(snap, prev *snapshot, r *route) (err error) {
+	if err = checkSticky(r.options.Sticky); err != nil {
+		return err
+	}
+	if st := r.options.Sticky; st != nil && len(r.options.Backends) > 0 {
+		r.sticky = st.Cookie
+	}
+	if h := r.options.Headers; h != nil {
+		if r.toBackend, err = newSetFields("custom_headers.request", h.Request, false, r.sticky); err != nil {
+			return err
+		}
+		if r.toClient, err = newSetFields("custom_headers.response", h.Response, true, r.sticky); err != nil {
+			return err
+		}
+	}
+	r.upstream = s.upstream(snap, prev, r, r.target)
 	if r.balance, err = s.balance(snap, prev, r); err != nil {
 		return err
 	}
-	return checkSticky(r.options.Sticky)
+	r.paths, err = s.paths(snap, prev, r)
+	return err
 }
 
 func checkTarget(field, host string, t Target) error {
@@ -231,6 +250,9 @@ func (s *Server) upstream(snap, prev *snapshot, r *route, t Target) upstream {
 	key := poolKey{addr: netip.AddrPortFrom(t.Addr.Addr().Unmap(), t.Addr.Port()), tls: t.TLS}
 	if key.tls {
 		key.name = r.host // goes out as SNI, so the backend may bind the connection to it
+		if host := r.toBackend.host(); host != "" {
+			key.name, _ = model.NormalizeHost(host)
+		}
 	}
 	return upstream{target: t, pool: s.pool(snap, prev, key)}
 }

@@ -19,6 +19,7 @@ type exchange struct {
 	srv    *Server
 	client client
 	route  *route
+	path   *pathRule // of route, for this request; mostly nil
 	up     *upstream // where the current attempt goes
 	bc     *backendConn
 
@@ -49,7 +50,7 @@ func newExchange(s *Server) *exchange { return &exchange{srv: s} }
 
 // release gives the exchange back. Its buffers stay with it.
 func (ex *exchange) release() {
-	ex.client, ex.route, ex.up, ex.bc, ex.header = nil, nil, nil, nil, nil
+	ex.client, ex.route, ex.path, ex.up, ex.bc, ex.header = nil, nil, nil, nil, nil, nil
 	ex.body, ex.uploading, ex.uploaded, ex.uploadErr = nil, false, nil, nil
 	ex.watching, ex.direct, ex.held = false, false, false
 	ex.tried, ex.mark = 0, ""
@@ -67,8 +68,13 @@ func (ex *exchange) release() {
 // forward sends a request to the target of its route and makes its answer that
 // of the context.
 func (s *Server) forward(ctx *fasthttp.RequestCtx, cl client, snap *snapshot, r *route) {
+	path := r.path(ctx.Request.Header.RequestURI())
+	if path != nil && path.redirect != "" {
+		s.redirect(ctx, path)
+		return
+	}
 	ex := s.exchanges.Get().(*exchange)
-	ex.client, ex.route = cl, r
+	ex.client, ex.route, ex.path = cl, r, path
 	settled := false
 	defer func() {
 		if !settled { // a panic, which must not leave anything open
@@ -79,6 +85,9 @@ func (s *Server) forward(ctx *fasthttp.RequestCtx, cl client, snap *snapshot, r 
 		ex.body, _ = ctx.Request.BodyStream().(requestBody)
 	}
 	ex.request.read(ctx)
+	if path != nil && path.strip {
+		ex.request.strip = len(path.prefix)
+	}
 	ex.choose()
 	ex.out = ex.request.appendHead(ex.out[:0], ctx, cl, r, snap)
 	err := ex.ask(ctx.Request.Header.IsHead())

@@ -27,6 +27,7 @@ type request struct {
 	upgrade    []byte // the one protocol the client wants to change to
 	trailers   bool   // TE: trailers
 	chunked    bool   // the body has no length
+	strip      int    // bytes at the start of the target that stay here
 	length     int64  // of the body; unknownLength if it has none
 	idempotent bool   // says the same when said twice (RFC 9110, section 9.2.2)
 	replayable bool   // idempotent, and all of it is at hand to be sent again
@@ -101,15 +102,16 @@ func forwardable(connection []byte, f *field) bool {
 func (q *request) appendHead(b []byte, ctx *fasthttp.RequestCtx, cl client, r *route, snap *snapshot) []byte {
 	h := &ctx.Request.Header
 	b = append(append(b, h.Method()...), ' ')
-	b = append(append(b, h.RequestURI()...), " HTTP/1.1\r\n"...)
+	b = append(q.appendTarget(b, h.RequestURI()), " HTTP/1.1\r\n"...)
 	for i := range q.fields {
 		f := &q.fields[i]
-		switch f.kind {
-		case cookieField:
+		switch {
+		case r.toBackend.has(f.name):
+		case f.kind == cookieField:
 			if r.admin {
 				b = appendField(b, f.name, f.value)
 			} else {
-				b = appendCookies(b, f, r.stickyName())
+				b = appendCookies(b, f, r.sticky)
 			}
 		default:
 			if forwardable(q.connection, f) {
@@ -131,6 +133,7 @@ func (q *request) appendHead(b []byte, ctx *fasthttp.RequestCtx, cl client, r *r
 	case q.trailers:
 		b = append(b, "Connection: TE\r\nTE: trailers\r\n"...)
 	}
+	b = r.toBackend.append(b)
 	b = q.appendForwarded(b, h, cl, r, snap)
 	b = appendVia(b, cl.Version())
 	return append(b, "\r\n"...)

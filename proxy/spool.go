@@ -23,7 +23,7 @@ func (b *budget) give(n int64) { b.left.Add(n) }
 const chunkRoom = 10
 
 // spool keeps the beginning of a body in pieces. Each has room for its chunk
-// chunkRoom, so that it can be sent from where it is. One goroutine at a time.
+// frame, so that it can be sent from where it is. One goroutine at a time.
 type spool struct {
 	pieces []*piece
 	last   int // bytes in the last piece

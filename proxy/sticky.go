@@ -30,14 +30,6 @@ func isCookieName(name string) bool {
 	return name != ""
 }
 
-// stickyName is the cookie that the proxy keeps for itself on r, empty without.
-func (r *route) stickyName() string {
-	if r.balance == nil || r.options.Sticky == nil {
-		return ""
-	}
-	return r.options.Sticky.Cookie
-}
-
 // cookie returns the value of the first cookie of that name.
 func (q *request) cookie(name string) []byte {
 	for i := range q.fields {
