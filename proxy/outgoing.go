@@ -27,15 +27,13 @@ type request struct {
 	upgrade    []byte // the one protocol the client wants to change to
 	trailers   bool   // TE: trailers
 	chunked    bool   // the body has no length
-	strip      int    // bytes at the start of the target that stay here
-	length     int64  // of the body; unknownLength if it has none
-	idempotent bool   // says the same when said twice (RFC 9110, section 9.2.2)
-	replayable bool   // idempotent, and all of it is at hand to be sent again
+	replayable bool   // may be sent twice (RFC 9110, section 9.2.2), and has no body
 }
 
 // read collects the fields of a request in the order in which they came.
 func (q *request) read(ctx *fasthttp.RequestCtx) {
 	*q = request{fields: q.fields[:0]}
+	v := visitOf(ctx)
 	var upgrade []byte
 	upgrades := 0
 	for name, value := range ctx.Request.Header.AllInOrder() {
@@ -48,14 +46,15 @@ func (q *request) read(ctx *fasthttp.RequestCtx) {
 			upgrades++
 		case teField:
 			q.trailers = q.trailers || listHas(value, "trailers")
+		case authField:
+			if v != nil && v.authorized {
+				continue // it was for us
+			}
 		}
 		q.fields = append(q.fields, f)
 	}
 	body := ctx.Request.IsBodyStream()
-	if body {
-		q.length = int64(max(ctx.Request.Header.ContentLength(), unknownLength))
-		q.chunked = q.length < 0
-	}
+	q.chunked = body && ctx.Request.Header.ContentLength() < 0
 	// A body would have to be told from the bytes of the new protocol, so an
 	// upgrade with one is served without upgrade. So is a list of protocols.
 	if upgrades == 1 && !body && isToken(bytes.ReplaceAll(upgrade, slash, nil)) && !equalFold(upgrade, "h2c") &&
@@ -64,8 +63,7 @@ func (q *request) read(ctx *fasthttp.RequestCtx) {
 	}
 	switch string(ctx.Request.Header.Method()) {
 	case "GET", "HEAD", "OPTIONS", "PUT", "DELETE":
-		q.idempotent = q.upgrade == nil
-		q.replayable = q.idempotent && !body
+		q.replayable = !body && q.upgrade == nil
 	}
 }
 
@@ -102,16 +100,15 @@ func forwardable(connection []byte, f *field) bool {
 func (q *request) appendHead(b []byte, ctx *fasthttp.RequestCtx, cl client, r *route, snap *snapshot) []byte {
 	h := &ctx.Request.Header
 	b = append(append(b, h.Method()...), ' ')
-	b = append(q.appendTarget(b, h.RequestURI()), " HTTP/1.1\r\n"...)
+	b = append(append(b, h.RequestURI()...), " HTTP/1.1\r\n"...)
 	for i := range q.fields {
 		f := &q.fields[i]
-		switch {
-		case r.toBackend.has(f.name):
-		case f.kind == cookieField:
+		switch f.kind {
+		case cookieField:
 			if r.admin {
 				b = appendField(b, f.name, f.value)
 			} else {
-				b = appendCookies(b, f, r.sticky)
+				b = appendCookies(b, f)
 			}
 		default:
 			if forwardable(q.connection, f) {
@@ -133,9 +130,8 @@ func (q *request) appendHead(b []byte, ctx *fasthttp.RequestCtx, cl client, r *r
 	case q.trailers:
 		b = append(b, "Connection: TE\r\nTE: trailers\r\n"...)
 	}
-	b = r.toBackend.append(b)
 	b = q.appendForwarded(b, h, cl, r, snap)
-	b = appendVia(b, cl.Version())
+	b = appendVia(b, h.IsHTTP11())
 	return append(b, "\r\n"...)
 }
 
@@ -227,9 +223,11 @@ func publicPort(host []byte, secure bool) uint16 {
 
 func appendAddr(b []byte, addr netip.Addr) []byte { return addr.AppendTo(b) }
 
-func appendVia(b []byte, v httpVersion) []byte {
-	b = append(append(b, "Via: "...), v.number()...)
-	return append(b, " "+viaName+"\r\n"...)
+func appendVia(b []byte, http11 bool) []byte {
+	if http11 {
+		return append(b, "Via: 1.1 "+viaName+"\r\n"...)
+	}
+	return append(b, "Via: 1.0 "+viaName+"\r\n"...)
 }
 
 func appendField(b, name, value []byte) []byte {
@@ -237,10 +235,9 @@ func appendField(b, name, value []byte) []byte {
 	return append(append(b, value...), "\r\n"...)
 }
 
-// appendCookies forwards a Cookie field without the cookies of our own logins and
-// the sticky one, and not at all if no other is left. What stays, stays byte for
-// byte.
-func appendCookies(b []byte, f *field, sticky string) []byte {
+// appendCookies forwards a Cookie field without the cookies of our own logins,
+// and not at all if no other is left. What stays, stays byte for byte.
+func appendCookies(b []byte, f *field) []byte {
 	start := len(b)
 	b = append(append(b, f.name...), ": "...)
 	from := len(b)
@@ -248,7 +245,7 @@ func appendCookies(b []byte, f *field, sticky string) []byte {
 		pair, after, _ := bytes.Cut(rest, semicolon)
 		rest = after
 		name, _, _ := bytes.Cut(pair, equals)
-		if name = trimSpace(name); ownCookie(name) || sticky != "" && string(name) == sticky {
+		if ownCookie(trimSpace(name)) {
 			continue
 		}
 		if len(b) > from {
@@ -273,13 +270,12 @@ func ownCookie(name []byte) bool {
 }
 
 // setsOwnCookie reports whether a Set-Cookie value would come back to us under one
-// of those names, or as the sticky cookie. Browsers return "=name=value", which has
-// no name, as "name=value".
-func setsOwnCookie(value []byte, sticky string) bool {
+// of those names. Browsers return "=name=value", which has no name, as
+// "name=value".
+func setsOwnCookie(value []byte) bool {
 	pair, _, _ := bytes.Cut(value, semicolon)
 	name, _, _ := bytes.Cut(bytes.TrimLeft(pair, "= \t"), equals)
-	name = trimSpace(name)
-	return ownCookie(name) || sticky != "" && string(name) == sticky
+	return ownCookie(trimSpace(name))
 }
 
 // appendTrailerNames announces those fields behind the body that may go on.
