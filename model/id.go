@@ -13,13 +13,14 @@ import (
 // Identifiers are positive, assigned by the store in ascending order and never
 // used again.
 type (
-	PeerID    int64
-	RouteID   int64
-	UserID    int64
-	TokenID   int64
-	GroupID   int64
-	EventID   int64
-	SessionID string // lower-case hex SHA-256 of the value in the cookie
+	PeerID        int64
+	RouteID       int64
+	UserID        int64
+	TokenID       int64
+	GroupID       int64
+	EventID       int64
+	CertificateID int64
+	SessionID     string // lower-case hex SHA-256 of the value in the cookie
 )
 
 // Revision counts committed changes of intent. Revision n of the store is what

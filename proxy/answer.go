@@ -145,12 +145,14 @@ func (a *answer) appendHead(b []byte, r *route, stream bool) []byte {
 	for i := range a.fields {
 		f := &a.fields[i]
 		switch {
+		case r.toClient.has(f.name):
+			continue
 		case f.kind == lengthField:
 			if a.status == 204 || a.status < 200 {
 				continue // RFC 9110, section 8.6
 			}
 		case f.kind == setCookieField && !r.admin:
-			if setsOwnCookie(f.value) {
+			if setsOwnCookie(f.value, r.sticky) {
 				continue
 			}
 		case f.kind == trailerField && chunks:
@@ -163,13 +165,14 @@ func (a *answer) appendHead(b []byte, r *route, stream bool) []byte {
 		}
 		b = appendField(b, f.name, f.value)
 	}
+	b = r.toClient.append(b)
 	if chunks {
 		b = append(b, "Transfer-Encoding: chunked\r\n"...)
 	}
 	if !a.dated {
 		b = appendDate(b)
 	}
-	return appendVia(b, true)
+	return appendVia(b, version11)
 }
 
 // appendDate writes the Date that a recipient adds (RFC 9110, section 6.6.1).

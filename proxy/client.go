@@ -13,6 +13,8 @@ import (
 // came in on, whatever the HTTP version: ctx.Conn() implements it.
 type client interface {
 	net.Conn
+	// Version is the HTTP version that the client speaks.
+	Version() httpVersion
 	// Address is the peer's address, IPv4 never mapped.
 	Address() netip.Addr
 	// LocalPort is the port that the connection was accepted on.
@@ -34,9 +36,9 @@ type client interface {
 	// TakeOver has run own the connection, or the stream of it, once the handler
 	// has returned; no answer is written for the request. run closes the client.
 	TakeOver(ctx *fasthttp.RequestCtx, run func())
-	// Upgrade ends HTTP on the connection: from now on Read and Write carry the
-	// bytes of the new protocol.
-	Upgrade()
+	// Upgrade ends HTTP on the connection with head, which is a 101: from now on
+	// Read and Write carry the bytes of the new protocol.
+	Upgrade(head []byte) error
 	CloseWrite() error
 	// Kill ends the connection at once, from any goroutine; Reset does, too, so
 	// that the client sees an error.
@@ -66,6 +68,28 @@ var (
 	_ requestBody = (*clientBody)(nil)
 )
 
+// httpVersion is a version of HTTP.
+type httpVersion uint8
+
+const (
+	version10 httpVersion = iota
+	version11
+	version2
+	version3
+)
+
+func (v httpVersion) String() string { return "HTTP/" + v.number() }
+
+// number is the version as Via has it (RFC 9110, section 7.6.3).
+func (v httpVersion) number() string { return [...]string{"1.0", "1.1", "2.0", "3.0"}[v] }
+
+func (c *conn) Version() httpVersion {
+	if c.head.http10 {
+		return version10
+	}
+	return version11
+}
+
 func (c *conn) Address() netip.Addr { return c.addr }
 func (c *conn) LocalPort() uint16   { return c.port }
 func (c *conn) Secure() bool        { return c.secure }
@@ -84,9 +108,11 @@ func (c *conn) TakeOver(ctx *fasthttp.RequestCtx, run func()) {
 	ctx.Hijack(func(net.Conn) { run() })
 }
 
-func (c *conn) Upgrade() {
+func (c *conn) Upgrade(head []byte) error {
 	c.wait = c.srv.limits.upgradeIdle
 	c.phase.Store(upgraded)
+	_, err := c.Write(head)
+	return err
 }
 
 // Watch reads ahead: the bytes of a pipelined request are kept for nextHead.

@@ -106,7 +106,6 @@ type snapshot struct {
 	pools     map[poolKey]*pool
 	adminHost string // the first one
 	trusted   []netip.Prefix
-	tunnel    []netip.Prefix
 }
 
 // route is one entry of the host table.
@@ -114,11 +113,16 @@ type route struct {
 	id         model.RouteID // 0 for the admin host
 	host       string        // normalised
 	admin      bool
+	forceHTTPS bool
 	target     Target
 	options    *RouteOptions // never nil
-	gates      []namedGate   // in the order of the pipeline
 	clientAuth *clientAuth   // nil: clients need no certificate
-	pool       *pool
+	upstream   upstream      // target, and how it is reached
+	balance    *balance      // instead of upstream, if there are several
+	sticky     string        // the cookie that names one of them; empty: none does
+	paths      []pathRule
+	toBackend  setFields // on requests
+	toClient   setFields // on answers of the backend
 }
 
 var noOptions = new(RouteOptions)
@@ -139,17 +143,6 @@ func (s *Server) compile(cfg Config, prev *snapshot) (*snapshot, error) {
 		}
 		snap.trusted = append(snap.trusted, p.Masked())
 	}
-	for i, p := range cfg.Tunnel {
-		if !p.IsValid() {
-			return nil, model.Invalid(fmt.Sprintf("tunnel[%d]", i), "not a network")
-		}
-		snap.tunnel = append(snap.tunnel, p.Masked())
-	}
-	admin := &draft{srv: s, snap: snap, prev: prev, in: Route{ForceHTTPS: true, Options: noOptions}, route: new(route)}
-	gates, err := admin.gates()
-	if err != nil {
-		return nil, err
-	}
 	for i, text := range cfg.AdminHosts {
 		field := fmt.Sprintf("admin_hosts[%d]", i)
 		host, ok := adminHost(text)
@@ -165,7 +158,8 @@ func (s *Server) compile(cfg Config, prev *snapshot) (*snapshot, error) {
 		if snap.hosts[host] != nil {
 			return nil, model.Conflict(field, "%q is there twice", host)
 		}
-		snap.hosts[host] = &route{host: host, admin: true, options: noOptions, gates: gates, pool: s.pool(snap, prev, poolKey{})}
+		snap.hosts[host] = &route{host: host, admin: true, forceHTTPS: true, options: noOptions,
+			upstream: upstream{pool: s.pool(snap, prev, poolKey{})}}
 	}
 	table := make([]route, len(cfg.Routes))
 	for i := range cfg.Routes {
@@ -183,10 +177,9 @@ func (s *Server) addRoute(snap, prev *snapshot, in *Route, r *route) error {
 		return model.Invalid("domain", "%q is not a host name", in.Host)
 	case in.ID <= 0:
 		return model.Invalid("id", "a route needs a positive id")
-	case !in.Target.Addr.IsValid() || in.Target.Addr.Port() == 0:
-		return model.Invalid("target", "%s has no usable target address", host)
-	case in.Target.Addr.Addr().IsUnspecified() || in.Target.Addr.Addr().IsMulticast():
-		return model.Invalid("target", "%s has a target that is nobody's address", host)
+	}
+	if err := checkTarget("target", host, in.Target); err != nil {
+		return err
 	}
 	if other := snap.hosts[host]; other != nil {
 		if other.admin {
@@ -197,26 +190,71 @@ func (s *Server) addRoute(snap, prev *snapshot, in *Route, r *route) error {
 	if snap.routes[in.ID] != nil {
 		return model.Conflict("id", "two routes have id %d", in.ID)
 	}
-	key := poolKey{addr: netip.AddrPortFrom(in.Target.Addr.Addr().Unmap(), in.Target.Addr.Port()), tls: in.Target.TLS}
-	if key.tls {
-		key.name = host // goes out as SNI, so the backend may bind the connection to it
+	options := in.Options
+	if options == nil {
+		options = noOptions
 	}
-	full := *in
-	if full.Options == nil {
-		full.Options = noOptions
-	}
-	auth, err := newClientAuth(host, full.Options.ClientCA, prev)
+	auth, err := newClientAuth(host, options.ClientCA, prev)
 	if err != nil {
 		return err
 	}
-	full.ForceHTTPS = in.ForceHTTPS || auth != nil // nobody has shown a certificate on the plain port
-	*r = route{id: in.ID, host: host, target: in.Target, options: full.Options, clientAuth: auth, pool: s.pool(snap, prev, key)}
-	d := &draft{srv: s, snap: snap, prev: prev, in: full, route: r}
-	if r.gates, err = d.gates(); err != nil {
+	*r = route{
+		id: in.ID, host: host, target: in.Target, options: options, clientAuth: auth,
+		forceHTTPS: in.ForceHTTPS || auth != nil, // nobody has shown a certificate on the plain port
+	}
+	if options == noOptions {
+		r.upstream = s.upstream(snap, prev, r, in.Target)
+	} else if err := s.addOptions(snap, prev, r); err != nil {
 		return err
 	}
 	snap.hosts[host], snap.routes[in.ID] = r, r
 	return nil
+}
+
+// addOptions compiles what becomes of the requests of r.
+func (s *Server) addOptions(snap, prev *snapshot, r *route) (err error) {
+	if err = checkSticky(r.options.Sticky); err != nil {
+		return err
+	}
+	if st := r.options.Sticky; st != nil && len(r.options.Backends) > 0 {
+		r.sticky = st.Cookie
+	}
+	if h := r.options.Headers; h != nil {
+		if r.toBackend, err = newSetFields("custom_headers.request", h.Request, false, r.sticky); err != nil {
+			return err
+		}
+		if r.toClient, err = newSetFields("custom_headers.response", h.Response, true, r.sticky); err != nil {
+			return err
+		}
+	}
+	r.upstream = s.upstream(snap, prev, r, r.target)
+	if r.balance, err = s.balance(snap, prev, r); err != nil {
+		return err
+	}
+	r.paths, err = s.paths(snap, prev, r)
+	return err
+}
+
+func checkTarget(field, host string, t Target) error {
+	switch {
+	case !t.Addr.IsValid() || t.Addr.Port() == 0:
+		return model.Invalid(field, "%s has no usable target address", host)
+	case t.Addr.Addr().IsUnspecified() || t.Addr.Addr().IsMulticast():
+		return model.Invalid(field, "%s has a target that is nobody's address", host)
+	}
+	return nil
+}
+
+// upstream is how requests of r reach t.
+func (s *Server) upstream(snap, prev *snapshot, r *route, t Target) upstream {
+	key := poolKey{addr: netip.AddrPortFrom(t.Addr.Addr().Unmap(), t.Addr.Port()), tls: t.TLS}
+	if key.tls {
+		key.name = r.host // goes out as SNI, so the backend may bind the connection to it
+		if host := r.toBackend.host(); host != "" {
+			key.name, _ = model.NormalizeHost(host)
+		}
+	}
+	return upstream{target: t, pool: s.pool(snap, prev, key)}
 }
 
 // pool returns the pool of key in snap, taken over from prev or new.

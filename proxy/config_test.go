@@ -93,7 +93,7 @@ func TestPoolsOutliveConfigs(t *testing.T) {
 	if kept() != 1 {
 		t.Error("a change of something else closed the connection")
 	}
-	gone := r.srv.snapshot.Load().hosts["app.test"].pool
+	gone := r.srv.snapshot.Load().hosts["app.test"].upstream.pool
 	r.commit(Config{})
 	gone.mu.Lock()
 	defer gone.mu.Unlock()

@@ -19,6 +19,8 @@ type exchange struct {
 	srv    *Server
 	client client
 	route  *route
+	path   *pathRule // of route, for this request; mostly nil
+	up     *upstream // where the current attempt goes
 	bc     *backendConn
 
 	request request
@@ -35,6 +37,11 @@ type exchange struct {
 	watching  bool
 	left      atomic.Bool // the client has gone away
 	direct    bool        // the answer has its length and goes to the client as it is
+
+	tried uint32 // backends of the route that were chosen
+	mark  string // for a new sticky cookie
+	kept  spool  // the beginning of the body, where it may have to be sent again
+	held  bool   // all of the body is in out or kept
 }
 
 var errPanic = errors.New("panic")
@@ -43,9 +50,13 @@ func newExchange(s *Server) *exchange { return &exchange{srv: s} }
 
 // release gives the exchange back. Its buffers stay with it.
 func (ex *exchange) release() {
-	ex.client, ex.route, ex.bc, ex.header = nil, nil, nil, nil
+	ex.client, ex.route, ex.path, ex.up, ex.bc, ex.header = nil, nil, nil, nil, nil, nil
 	ex.body, ex.uploading, ex.uploaded, ex.uploadErr = nil, false, nil, nil
-	ex.watching, ex.direct = false, false
+	ex.watching, ex.direct, ex.held = false, false, false
+	ex.tried, ex.mark = 0, ""
+	if len(ex.kept.pieces) > 0 {
+		ex.kept.release(&ex.srv.pieces, &ex.srv.heldBodies)
+	}
 	ex.stopping.Store(false)
 	ex.left.Store(false)
 	if cap(ex.out) > maxInlineBody+firstBuffer {
@@ -57,8 +68,13 @@ func (ex *exchange) release() {
 // forward sends a request to the target of its route and makes its answer that
 // of the context.
 func (s *Server) forward(ctx *fasthttp.RequestCtx, cl client, snap *snapshot, r *route) {
+	path := r.path(ctx.Request.Header.RequestURI())
+	if path != nil && path.redirect != "" {
+		s.redirect(ctx, path)
+		return
+	}
 	ex := s.exchanges.Get().(*exchange)
-	ex.client, ex.route = cl, r
+	ex.client, ex.route, ex.path = cl, r, path
 	settled := false
 	defer func() {
 		if !settled { // a panic, which must not leave anything open
@@ -69,9 +85,14 @@ func (s *Server) forward(ctx *fasthttp.RequestCtx, cl client, snap *snapshot, r 
 		ex.body, _ = ctx.Request.BodyStream().(requestBody)
 	}
 	ex.request.read(ctx)
+	if path != nil && path.strip {
+		ex.request.strip = len(path.prefix)
+	}
+	ex.choose()
 	ex.out = ex.request.appendHead(ex.out[:0], ctx, cl, r, snap)
 	err := ex.ask(ctx.Request.Header.IsHead())
 	if err == nil {
+		ex.letGo()
 		if err = ex.relay(ctx); err != nil {
 			ex.drop()
 		}
@@ -83,13 +104,13 @@ func (s *Server) forward(ctx *fasthttp.RequestCtx, cl client, snap *snapshot, r 
 	}
 }
 
-// ask sends the request and reads the head of the final answer. A kept connection
-// that turns out to be dead before it has answered anything is replaced once, if
-// the request may be sent twice.
-func (ex *exchange) ask(head bool) error {
+// attempt sends the request and reads the head of the final answer. A kept
+// connection that turns out to be dead before it has answered anything is replaced
+// once, if the request may be sent twice.
+func (ex *exchange) attempt(head bool) error {
 	q := &ex.request
 	for fresh := q.upgrade != nil; ; fresh = true {
-		bc, err := ex.route.pool.get(fresh, !q.replayable)
+		bc, err := ex.up.pool.get(fresh, !q.replayable)
 		if err != nil {
 			return err
 		}
@@ -112,41 +133,62 @@ func (ex *exchange) ask(head bool) error {
 // other body follows from a goroutine of its own, since a backend may answer
 // before it has read it all.
 func (ex *exchange) send() error {
-	if ex.body == nil {
+	if ex.body == nil || ex.held && ex.kept.size == 0 {
 		_, err := ex.bc.Write(ex.out)
 		return err
 	}
-	if small, ok := ex.body.Take(maxInlineBody); ok {
-		ex.out = append(ex.out, small...)
-		_, err := ex.bc.Write(ex.out)
-		return err
-	}
-	if err := ex.body.Continue(); err != nil {
-		ex.left.Store(true)
-		return err
+	if !ex.held {
+		if small, ok := ex.body.Take(maxInlineBody); ok {
+			ex.out = append(ex.out, small...)
+			ex.held = true
+			ex.request.replayable = ex.request.idempotent && ex.route.options.Retry != nil
+			_, err := ex.bc.Write(ex.out)
+			return err
+		}
+		if err := ex.body.Continue(); err != nil {
+			ex.left.Store(true)
+			return err
+		}
+		if ex.route.options.Retry != nil {
+			if err := ex.hold(); err != nil {
+				return err
+			}
+		}
 	}
 	if _, err := ex.bc.Write(ex.out); err != nil {
 		return err
 	}
-	ex.uploading, ex.uploaded = true, make(chan struct{})
+	ex.uploading, ex.uploaded, ex.uploadErr = true, make(chan struct{}), nil
+	ex.stopping.Store(false)
 	go ex.upload(ex.bc) // awaited by endUpload
 	return nil
 }
 
-// upload sends the body. If the client fails, the backend must not take the
-// part for the whole, so its connection is closed.
+// upload sends the body: first what is kept of it, then what is still to come. If
+// the client fails, the backend must not take the part for the whole, so its
+// connection is closed.
 func (ex *exchange) upload(bc *backendConn) {
 	defer close(ex.uploaded)
 	defer ex.srv.survive("upload", func() {
 		ex.uploadErr = errPanic
 		_ = bc.Close()
 	})
-	buf := ex.srv.pieces.Get().(*piece)
-	defer ex.srv.pieces.Put(buf)
-	const frame = 10 // room for a chunk size and CRLF before the piece, CRLF behind
-	for {
-		n, err := ex.body.Read(buf[frame : pieceSize-2])
-		if err != nil && err != io.EOF {
+	for i := range ex.kept.pieces {
+		if ex.uploadErr = ex.uploadPiece(bc, ex.kept.pieces[i], ex.kept.filled(i)); ex.uploadErr != nil {
+			return
+		}
+	}
+	var buf *piece
+	if !ex.held {
+		buf = ex.srv.pieces.Get().(*piece)
+		defer ex.srv.pieces.Put(buf)
+	}
+	for !ex.held {
+		n, err := ex.body.Read(buf[chunkRoom : pieceSize-2])
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
 			ex.uploadErr = err
 			if !ex.stopping.Load() {
 				ex.left.Store(true)
@@ -154,23 +196,28 @@ func (ex *exchange) upload(bc *backendConn) {
 			_ = bc.Close()
 			return
 		}
-		out := buf[frame : frame+n]
-		if ex.request.chunked {
-			out = frameChunk(buf[:], frame, n)
-			if err == io.EOF {
-				out = append(append(append(buf[:0], "0\r\n"...), ex.body.Trailer()...), "\r\n"...)
-			}
-		}
-		if len(out) > 0 {
-			if _, werr := bc.Write(out); werr != nil {
-				ex.uploadErr = werr // the answer, if there is one, tells why
-				return
-			}
-		}
-		if err == io.EOF {
+		if ex.uploadErr = ex.uploadPiece(bc, buf, n); ex.uploadErr != nil {
 			return
 		}
 	}
+	if ex.request.chunked {
+		end := make([]byte, 0, 64)
+		end = append(append(append(end, "0\r\n"...), ex.body.Trailer()...), "\r\n"...)
+		_, ex.uploadErr = bc.Write(end)
+	}
+}
+
+// uploadPiece sends n bytes of a body. If that fails, the answer, if there is one,
+// tells why.
+func (ex *exchange) uploadPiece(bc *backendConn, p *piece, n int) (err error) {
+	switch {
+	case n == 0:
+	case ex.request.chunked:
+		_, err = bc.Write(frameChunk(p[:], chunkRoom, n))
+	default:
+		_, err = bc.Write(p[chunkRoom : chunkRoom+n])
+	}
+	return err
 }
 
 // frameChunk writes the chunk frame around the n bytes at buf[at:] and returns
@@ -234,8 +281,8 @@ func (ex *exchange) relay(ctx *fasthttp.RequestCtx) error {
 	}
 	bc.body.reset(&bc.in, a.framing, a.length)
 	small, whole := bc.body.take(maxAnswerHead)
-	http11 := ctx.Request.Header.IsHTTP11()
-	ex.out = a.appendHead(ex.out[:0], ex.route, !whole && http11)
+	framed := ex.client.Version() != version10 // an end of its own can mark the end of a body
+	ex.out = ex.appendSticky(a.appendHead(ex.out[:0], ex.route, !whole && framed))
 	if err := ex.heads.read(&ctx.Response.Header, append(ex.out, "\r\n"...)); err != nil {
 		return err
 	}
@@ -246,7 +293,7 @@ func (ex *exchange) relay(ctx *fasthttp.RequestCtx) error {
 		}
 		ex.finish()
 		ex.release()
-	case a.framing != fixedBody && !http11:
+	case a.framing != fixedBody && !framed:
 		ex.relayUnframed(ctx)
 	default:
 		ex.stream(ctx, len(bc.in.buffered()) > 0)
@@ -257,7 +304,7 @@ func (ex *exchange) relay(ctx *fasthttp.RequestCtx) error {
 // watch has the client watched while the backend is silent. It reports false
 // while the upload reads from the client, and so would notice by itself.
 func (ex *exchange) watch() bool {
-	if ex.uploading {
+	if ex.uploading && !ex.held {
 		select {
 		case <-ex.uploaded:
 		default:
@@ -281,7 +328,7 @@ func (ex *exchange) finish() {
 	clean = ex.endUpload() && clean
 	ex.endWatch()
 	if clean && !ex.left.Load() {
-		ex.route.pool.put(bc)
+		ex.up.pool.put(bc)
 	} else {
 		_ = bc.Close()
 	}
@@ -320,14 +367,16 @@ func (ex *exchange) endUpload() bool {
 	// Either the backend did not want the rest, or the last byte is just on its
 	// way: then the goroutine ends by itself.
 	ex.stopping.Store(true)
-	ex.body.Stop()
+	if !ex.held {
+		ex.body.Stop()
+		defer ex.body.Stopped()
+	}
 	select {
 	case <-ex.uploaded:
 	case <-time.After(100 * time.Millisecond):
 		_ = ex.bc.Close()
 		<-ex.uploaded
 	}
-	ex.body.Stopped()
 	return ex.uploadErr == nil
 }
 
@@ -348,8 +397,8 @@ func (ex *exchange) fail(ctx *fasthttp.RequestCtx, err error) {
 		status = fasthttp.StatusGatewayTimeout
 	}
 	id := ex.srv.page(ctx, status, ex.route)
-	if skipped, log := ex.route.pool.failed.next(time.Now()); log {
-		ex.srv.opts.Log.Warn("backend failed", "host", ex.route.host, "addr", ex.route.target.Addr,
-			"peer", ex.route.target.PeerName, "err", err, "request", id, "skipped", skipped)
+	if skipped, log := ex.up.pool.failed.next(time.Now()); log {
+		ex.srv.opts.Log.Warn("backend failed", "host", ex.route.host, "addr", ex.up.target.Addr,
+			"peer", ex.up.target.PeerName, "err", err, "request", id, "skipped", skipped)
 	}
 }

@@ -42,6 +42,8 @@ type limits struct {
 	dial        time.Duration // connecting to a backend
 	patience    time.Duration // silence of a backend after which the client is watched for leaving
 	backendIdle time.Duration // an unused backend connection
+	rest        time.Duration // one of several backends is passed by after it could not be connected to
+	retryPause  time.Duration // between two attempts: a backend that restarts needs a moment
 	upgradeIdle time.Duration // an upgraded connection on which the client sends nothing
 	grace       time.Duration // upgrades of a route that is gone
 	perAddress  int           // connections per client address (IPv6: per /64)
@@ -58,6 +60,8 @@ func defaultLimits() limits {
 		dial:        3 * time.Second,
 		patience:    time.Second,
 		backendIdle: 2 * time.Minute,
+		rest:        5 * time.Second,
+		retryPause:  250 * time.Millisecond,
 		upgradeIdle: 24 * time.Hour,
 		grace:       30 * time.Second,
 		perAddress:  4096,

@@ -27,13 +27,15 @@ type request struct {
 	upgrade    []byte // the one protocol the client wants to change to
 	trailers   bool   // TE: trailers
 	chunked    bool   // the body has no length
-	replayable bool   // may be sent twice (RFC 9110, section 9.2.2), and has no body
+	strip      int    // bytes at the start of the target that stay here
+	length     int64  // of the body; unknownLength if it has none
+	idempotent bool   // says the same when said twice (RFC 9110, section 9.2.2)
+	replayable bool   // idempotent, and all of it is at hand to be sent again
 }
 
 // read collects the fields of a request in the order in which they came.
 func (q *request) read(ctx *fasthttp.RequestCtx) {
 	*q = request{fields: q.fields[:0]}
-	v := visitOf(ctx)
 	var upgrade []byte
 	upgrades := 0
 	for name, value := range ctx.Request.Header.AllInOrder() {
@@ -46,15 +48,14 @@ func (q *request) read(ctx *fasthttp.RequestCtx) {
 			upgrades++
 		case teField:
 			q.trailers = q.trailers || listHas(value, "trailers")
-		case authField:
-			if v != nil && v.authorized {
-				continue // it was for us
-			}
 		}
 		q.fields = append(q.fields, f)
 	}
 	body := ctx.Request.IsBodyStream()
-	q.chunked = body && ctx.Request.Header.ContentLength() < 0
+	if body {
+		q.length = int64(max(ctx.Request.Header.ContentLength(), unknownLength))
+		q.chunked = q.length < 0
+	}
 	// A body would have to be told from the bytes of the new protocol, so an
 	// upgrade with one is served without upgrade. So is a list of protocols.
 	if upgrades == 1 && !body && isToken(bytes.ReplaceAll(upgrade, slash, nil)) && !equalFold(upgrade, "h2c") &&
@@ -63,7 +64,8 @@ func (q *request) read(ctx *fasthttp.RequestCtx) {
 	}
 	switch string(ctx.Request.Header.Method()) {
 	case "GET", "HEAD", "OPTIONS", "PUT", "DELETE":
-		q.replayable = !body && q.upgrade == nil
+		q.idempotent = q.upgrade == nil
+		q.replayable = q.idempotent && !body
 	}
 }
 
@@ -100,15 +102,16 @@ func forwardable(connection []byte, f *field) bool {
 func (q *request) appendHead(b []byte, ctx *fasthttp.RequestCtx, cl client, r *route, snap *snapshot) []byte {
 	h := &ctx.Request.Header
 	b = append(append(b, h.Method()...), ' ')
-	b = append(append(b, h.RequestURI()...), " HTTP/1.1\r\n"...)
+	b = append(q.appendTarget(b, h.RequestURI()), " HTTP/1.1\r\n"...)
 	for i := range q.fields {
 		f := &q.fields[i]
-		switch f.kind {
-		case cookieField:
+		switch {
+		case r.toBackend.has(f.name):
+		case f.kind == cookieField:
 			if r.admin {
 				b = appendField(b, f.name, f.value)
 			} else {
-				b = appendCookies(b, f)
+				b = appendCookies(b, f, r.sticky)
 			}
 		default:
 			if forwardable(q.connection, f) {
@@ -130,8 +133,9 @@ func (q *request) appendHead(b []byte, ctx *fasthttp.RequestCtx, cl client, r *r
 	case q.trailers:
 		b = append(b, "Connection: TE\r\nTE: trailers\r\n"...)
 	}
+	b = r.toBackend.append(b)
 	b = q.appendForwarded(b, h, cl, r, snap)
-	b = appendVia(b, h.IsHTTP11())
+	b = appendVia(b, cl.Version())
 	return append(b, "\r\n"...)
 }
 
@@ -223,11 +227,9 @@ func publicPort(host []byte, secure bool) uint16 {
 
 func appendAddr(b []byte, addr netip.Addr) []byte { return addr.AppendTo(b) }
 
-func appendVia(b []byte, http11 bool) []byte {
-	if http11 {
-		return append(b, "Via: 1.1 "+viaName+"\r\n"...)
-	}
-	return append(b, "Via: 1.0 "+viaName+"\r\n"...)
+func appendVia(b []byte, v httpVersion) []byte {
+	b = append(append(b, "Via: "...), v.number()...)
+	return append(b, " "+viaName+"\r\n"...)
 }
 
 func appendField(b, name, value []byte) []byte {
@@ -235,9 +237,10 @@ func appendField(b, name, value []byte) []byte {
 	return append(append(b, value...), "\r\n"...)
 }
 
-// appendCookies forwards a Cookie field without the cookies of our own logins,
-// and not at all if no other is left. What stays, stays byte for byte.
-func appendCookies(b []byte, f *field) []byte {
+// appendCookies forwards a Cookie field without the cookies of our own logins and
+// the sticky one, and not at all if no other is left. What stays, stays byte for
+// byte.
+func appendCookies(b []byte, f *field, sticky string) []byte {
 	start := len(b)
 	b = append(append(b, f.name...), ": "...)
 	from := len(b)
@@ -245,7 +248,7 @@ func appendCookies(b []byte, f *field) []byte {
 		pair, after, _ := bytes.Cut(rest, semicolon)
 		rest = after
 		name, _, _ := bytes.Cut(pair, equals)
-		if ownCookie(trimSpace(name)) {
+		if name = trimSpace(name); ownCookie(name) || sticky != "" && string(name) == sticky {
 			continue
 		}
 		if len(b) > from {
@@ -270,12 +273,13 @@ func ownCookie(name []byte) bool {
 }
 
 // setsOwnCookie reports whether a Set-Cookie value would come back to us under one
-// of those names. Browsers return "=name=value", which has no name, as
-// "name=value".
-func setsOwnCookie(value []byte) bool {
+// of those names, or as the sticky cookie. Browsers return "=name=value", which has
+// no name, as "name=value".
+func setsOwnCookie(value []byte, sticky string) bool {
 	pair, _, _ := bytes.Cut(value, semicolon)
 	name, _, _ := bytes.Cut(bytes.TrimLeft(pair, "= \t"), equals)
-	return ownCookie(trimSpace(name))
+	name = trimSpace(name)
+	return ownCookie(name) || sticky != "" && string(name) == sticky
 }
 
 // appendTrailerNames announces those fields behind the body that may go on.

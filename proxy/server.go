@@ -10,7 +10,9 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"errors"
 	"log/slog"
@@ -50,14 +52,13 @@ type Options struct {
 	// Serving is told the names that each committed Config serves, normalised. It
 	// must not wait. It may be nil.
 	Serving func(names []string)
-	// Country tells the country of an address, as two upper-case letters (ISO
-	// 3166-1); an error means that it cannot be found out. It does not wait for
-	// anything. Without it, every country rule meets an error.
-	Country func(addr netip.Addr) (string, error)
 	// HTTPSPort is put into redirects to https; 0 and 443 are left out.
 	HTTPSPort uint16
 	// Clients tells whom connections are counted against.
 	Clients model.Clients
+	// StickyKey signs the cookies that keep a client at one backend. With the same
+	// key they stay good over a restart; without one they do not.
+	StickyKey []byte
 }
 
 // Server is the HTTP plane. All methods may be called at any time from any
@@ -74,11 +75,11 @@ type Server struct {
 	upgrades upgrades
 	draining atomic.Bool
 
-	// What gates count, of all routes and clients.
-	requests *windows
-	logins   *logins
+	exchanges, pieces, heads, bridges sync.Pool
 
-	visits, exchanges, pieces, heads sync.Pool
+	stickyKey  []byte
+	heldBodies budget    // of bodies that are kept to be sent again
+	began      time.Time // what elapsed counts from
 
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{}
@@ -97,13 +98,19 @@ func New(opts Options) (*Server, error) {
 	}
 	s := &Server{
 		opts:      opts,
+		stickyKey: bytes.Clone(opts.StickyKey),
+		began:     time.Now(),
 		limits:    defaultLimits(),
 		census:    census{addresses: opts.Clients},
 		listeners: make(map[net.Listener]struct{}),
 		conns:     make(map[*conn]struct{}),
 		backends:  make(map[*backendConn]struct{}),
 	}
-	s.requests, s.logins = newWindows(), newLogins()
+	if len(s.stickyKey) == 0 {
+		s.stickyKey = make([]byte, 32)
+		_, _ = rand.Read(s.stickyKey) // never fails
+	}
+	s.heldBodies.give(heldBudget)
 	s.upgrades.open = make(map[*upgrade]struct{})
 	s.fast = &fasthttp.Server{
 		Handler:                       s.handle,
@@ -120,15 +127,18 @@ func New(opts Options) (*Server, error) {
 		NoDefaultContentType:          true,
 		SecureErrorLogMessage:         true,
 	}
-	s.visits.New = func() any { return new(visit) }
 	s.exchanges.New = func() any { return newExchange(s) }
 	s.heads.New = func() any { return new(headReader) }
 	s.pieces.New = func() any { return new(piece) }
+	s.bridges.New = func() any { return new(bridge) }
 	s.tls = s.tlsPolicy("http/1.1")
 	s.dialer = newTLSDialer()
 	s.snapshot.Store(&snapshot{})
 	return s, nil
 }
+
+// elapsed is the time since the start, which no change of the clock moves.
+func (s *Server) elapsed() time.Duration { return time.Since(s.began) }
 
 // Pending is a Config that was checked and serves nothing yet.
 type Pending struct {

@@ -18,6 +18,7 @@ type upgrade struct {
 	client client
 	bc     *backendConn
 	route  *route
+	key    poolKey     // where its bytes go
 	doom   *time.Timer // ends it when its route stays away; guarded by upgrades.mu
 }
 
@@ -36,11 +37,11 @@ func (ex *exchange) switchProtocols(ctx *fasthttp.RequestCtx) error {
 		return errAnswer
 	}
 	s := ex.srv
-	u := &upgrade{client: ex.client, bc: ex.bc, route: ex.route}
+	u := &upgrade{client: ex.client, bc: ex.bc, route: ex.route, key: ex.up.pool.key}
 	if !s.upgrades.add(u) {
 		return errTooManyUpgrades
 	}
-	head := a.appendHead(nil, ex.route, false)
+	head := ex.appendSticky(a.appendHead(nil, ex.route, false))
 	head = append(append(append(head, "Connection: Upgrade\r\nUpgrade: "...), a.upgrade...), "\r\n\r\n"...)
 	ex.endWatch()
 	u.bc.ex = nil
@@ -62,8 +63,7 @@ func (ex *exchange) switchProtocols(ctx *fasthttp.RequestCtx) error {
 // run carries bytes until both sides have ended, or one has failed.
 func (u *upgrade) run(s *Server, head []byte) {
 	defer u.bc.Close()
-	u.client.Upgrade()
-	if _, err := u.client.Write(head); err != nil {
+	if err := u.client.Upgrade(head); err != nil {
 		return
 	}
 	done := make(chan struct{})
@@ -178,7 +178,7 @@ func (r *upgrades) judge(s *Server) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for u := range r.open {
-		if u.doom == nil && !snap.has(u.route) {
+		if u.doom == nil && !snap.has(u) {
 			u.doom = time.AfterFunc(s.limits.grace, func() { r.execute(s, u) })
 		}
 	}
@@ -189,15 +189,15 @@ func (r *upgrades) execute(s *Server, u *upgrade) {
 	_, open := r.open[u]
 	u.doom = nil
 	r.mu.Unlock()
-	if open && !s.snapshot.Load().has(u.route) {
+	if open && !s.snapshot.Load().has(u) {
 		u.kill()
 	}
 }
 
-// has reports whether requests still go where r led.
-func (s *snapshot) has(r *route) bool {
-	now := s.hosts[r.host]
-	return now != nil && now.id == r.id && now.pool.key == r.pool.key
+// has reports whether requests can still go where u went.
+func (s *snapshot) has(u *upgrade) bool {
+	now := s.hosts[u.route.host]
+	return now != nil && now.id == u.route.id && now.leadsTo(u.key)
 }
 
 // closeAll ends all upgrades, and those to come.

@@ -30,6 +30,7 @@ type pool struct {
 	closed bool
 	sweep  *time.Timer // set while something may idle
 	failed failureLog
+	rest   atomic.Int64 // until when balance passes the target by; 0: it is well
 }
 
 // backendConn is one connection to a backend, used by one exchange at a time.
@@ -156,6 +157,7 @@ func (p *pool) dial() (*backendConn, error) {
 		nc, err = s.opts.Dial(ctx, "tcp", p.key.addr)
 	}
 	if err != nil {
+		p.ail()
 		return nil, fmt.Errorf("%w: %w", errUnreachable, err)
 	}
 	bc := &backendConn{srv: s}
@@ -167,12 +169,33 @@ func (p *pool) dial() (*backendConn, error) {
 		ctx, cancel := context.WithTimeout(context.Background(), s.limits.dial)
 		defer cancel()
 		if bc.Conn, err = s.dialer.wrap(ctx, bc.Conn, p.key.name); err != nil {
+			p.ail()
 			return nil, fmt.Errorf("%w: %w", errUnreachable, err)
 		}
+	}
+	if p.rest.Load() != 0 {
+		p.rest.Store(0)
 	}
 	bc.in.r = (*backendInput)(bc)
 	s.opened(bc)
 	return bc, nil
+}
+
+// ail says that a connection did not come about: the target is passed by for a
+// while where there is another one.
+func (p *pool) ail() { p.rest.Store(int64(p.srv.elapsed() + p.srv.limits.rest)) }
+
+// usable reports whether the target is worth a try at now.
+func (p *pool) usable(now time.Duration) bool { return p.rest.Load() <= int64(now) }
+
+// restAt orders targets by when they failed last.
+func (p *pool) restAt() int64 { return p.rest.Load() }
+
+// claim reports whether the caller may try the target. After a rest that is one
+// request alone, until it has come to something.
+func (p *pool) claim(now time.Duration) bool {
+	until := p.rest.Load()
+	return until == 0 || until <= int64(now) && p.rest.CompareAndSwap(until, int64(now+p.srv.limits.rest))
 }
 
 // backendStall ends the wait for a backend that takes nothing of a request. It

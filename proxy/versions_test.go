@@ -10,16 +10,16 @@ import (
 	"testing"
 )
 
-// version is one HTTP version of the TLS port.
-type version struct {
+// protocol is one HTTP version of the TLS port.
+type protocol struct {
 	name  string
 	major int
 	// transport reaches every name at the rig, over TLS alone.
 	transport func(*rig) http.RoundTripper
 }
 
-// versions are those that the proxy serves.
-var versions = []version{
+// protocols are those that the proxy serves.
+var protocols = []protocol{
 	{"HTTP1", 1, transportHTTP1},
 }
 
@@ -30,14 +30,14 @@ var versions = []version{
 // versions unless f makes the rig.
 func forEachProtocol(t *testing.T, f func(t *testing.T, via func(*rig) *http.Client)) {
 	t.Helper()
-	for _, v := range versions {
-		t.Run(v.name, func(t *testing.T) { f(t, v.client) })
+	for _, p := range protocols {
+		t.Run(p.name, func(t *testing.T) { f(t, p.client) })
 	}
 }
 
-func (v version) client(r *rig) *http.Client {
+func (p protocol) client(r *rig) *http.Client {
 	return &http.Client{
-		Transport:     sameVersion{v.transport(r), v.major},
+		Transport:     sameVersion{p.transport(r), p.major},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }
@@ -61,9 +61,9 @@ func (s sameVersion) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 func transportHTTP1(r *rig) http.RoundTripper {
-	d := r.dialer()
 	tr := &http.Transport{
 		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			var d net.Dialer
 			return d.DialContext(ctx, network, r.tls)
 		},
 		TLSClientConfig:    r.trust(),

@@ -18,7 +18,7 @@ type step func(*bbolt.Tx) error
 
 // The schema of a file is the number of steps that it has been through.
 var (
-	intentSteps  = []step{createIntent, addGroups}
+	intentSteps  = []step{createIntent, addGroups, addCertificates}
 	historySteps = []step{createHistory}
 )
 
@@ -31,6 +31,11 @@ func addGroups(tx *bbolt.Tx) error {
 		}
 	}
 	return nil
+}
+
+// addCertificates makes room for certificates. There are none yet.
+func addCertificates(tx *bbolt.Tx) error {
+	return create(tx, []bucketed{&Certificates, &DNSZones, &CertItems})
 }
 
 // SchemaVersion is the schema of the intent file that this program writes.

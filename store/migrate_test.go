@@ -78,6 +78,21 @@ func everything(db *DB, schema int) error {
 				return err
 			}
 		}
+		if schema >= 3 {
+			if err := errors.Join(
+				Certificates.Insert(tx, &model.Certificate{
+					Names: []string{"nas.example.com"}, Chain: "chain", Key: "000000000000000000000003:00000000000000000000000000000003:03",
+					Issuer: "Some CA", NotBefore: at, NotAfter: at, CreatedAt: at,
+				}),
+				DNSZones.Put(tx, &model.DNSZone{
+					Zone: "example.com", Provider: "rfc2136", Settings: map[string]string{"server": "192.0.2.1:53"},
+					Secrets: "000000000000000000000004:00000000000000000000000000000004:04", Wildcard: true, UpdatedAt: at,
+				}),
+				CertItems.Put(tx, &CertItem{Key: "a/b", Value: "000000000000000000000005:00000000000000000000000000000005:05", Modified: at}),
+			); err != nil {
+				return err
+			}
+		}
 		return errors.Join(
 			Sessions.Put(tx, &model.Session{ID: "ab", User: user.ID, CSRFToken: "cd", ExpiresAt: at, CreatedAt: at}),
 			Tokens.Insert(tx, &model.Token{Name: "script", Hash: "ef", Scopes: []model.Scope{model.ScopeFull}, User: user.ID, Peer: peer.ID, CreatedAt: at}),
@@ -168,6 +183,11 @@ func TestFixtures(t *testing.T) {
 				}
 				if n := Groups.Len(tx); (n > 0) != (schema >= 2) {
 					t.Errorf("%d groups", n)
+				}
+				for _, n := range []int{Certificates.Len(tx), DNSZones.Len(tx), CertItems.Len(tx)} {
+					if (n > 0) != (schema >= 3) {
+						t.Errorf("%d records of certificates", n)
+					}
 				}
 				if p, err := Peers.Find(tx, "hostname", "nas"); err != nil || p == nil {
 					t.Errorf("the peer is not found by its host name: %v", err)

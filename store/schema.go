@@ -176,6 +176,33 @@ var Secrets = Table[string, SealedBlob]{
 	key: func(s *SealedBlob) *string { return &s.Name },
 }
 
+// Certificates are keyed by number: those that were brought. A renewal by hand is
+// no change of intent, and none of the planes that reconcile knows shows them.
+var Certificates = Table[model.CertificateID, model.Certificate]{
+	name: "certificates", class: Runtime,
+	key: func(c *model.Certificate) *model.CertificateID { return &c.ID },
+}
+
+// DNSZones are keyed by zone.
+var DNSZones = Table[string, model.DNSZone]{
+	name: "dnszones", class: Runtime,
+	key: func(z *model.DNSZone) *string { return &z.Zone },
+}
+
+// CertItem is one item of what the certificates that the server got by itself
+// come with: chains, keys, accounts, attempts. See Blobs.
+type CertItem struct {
+	Key      string       `json:"key"`
+	Value    model.Sealed `json:"value"`
+	Modified time.Time    `json:"modified"`
+}
+
+// CertItems are keyed by a path, as whoever keeps them spells it.
+var CertItems = Table[string, CertItem]{
+	name: "certitems", class: Runtime,
+	key: func(c *CertItem) *string { return &c.Key },
+}
+
 // Counters are keyed by peer.
 var Counters = Table[model.PeerID, model.PeerCounters]{
 	name: "counters", class: Runtime,
@@ -203,7 +230,7 @@ type bucketed interface{ buckets() [][]byte }
 
 // What each file holds, as the newest schema has it.
 func intentTables() []bucketed {
-	return []bucketed{&Peers, &Groups, &Routes, &Users, &Sessions, &Tokens, &Lockouts, &Settings, &Secrets, &Counters, &Outbox}
+	return []bucketed{&Peers, &Groups, &Routes, &Users, &Sessions, &Tokens, &Lockouts, &Settings, &Secrets, &Certificates, &DNSZones, &CertItems, &Counters, &Outbox}
 }
 
 func historyTables() []bucketed { return []bucketed{&Activity, &Traffic} }
