@@ -106,6 +106,7 @@ type snapshot struct {
 	pools     map[poolKey]*pool
 	adminHost string // the first one
 	trusted   []netip.Prefix
+	tunnel    []netip.Prefix
 }
 
 // route is one entry of the host table.
@@ -113,9 +114,9 @@ type route struct {
 	id         model.RouteID // 0 for the admin host
 	host       string        // normalised
 	admin      bool
-	forceHTTPS bool
 	target     Target
 	options    *RouteOptions // never nil
+	gates      []namedGate   // in the order of the pipeline
 	clientAuth *clientAuth   // nil: clients need no certificate
 	upstream   upstream      // target, and how it is reached
 	balance    *balance      // instead of upstream, if there are several
@@ -143,6 +144,17 @@ func (s *Server) compile(cfg Config, prev *snapshot) (*snapshot, error) {
 		}
 		snap.trusted = append(snap.trusted, p.Masked())
 	}
+	for i, p := range cfg.Tunnel {
+		if !p.IsValid() {
+			return nil, model.Invalid(fmt.Sprintf("tunnel[%d]", i), "not a network")
+		}
+		snap.tunnel = append(snap.tunnel, p.Masked())
+	}
+	admin := &draft{srv: s, snap: snap, prev: prev, in: Route{ForceHTTPS: true, Options: noOptions}, route: new(route)}
+	gates, err := admin.gates()
+	if err != nil {
+		return nil, err
+	}
 	for i, text := range cfg.AdminHosts {
 		field := fmt.Sprintf("admin_hosts[%d]", i)
 		host, ok := adminHost(text)
@@ -158,7 +170,7 @@ func (s *Server) compile(cfg Config, prev *snapshot) (*snapshot, error) {
 		if snap.hosts[host] != nil {
 			return nil, model.Conflict(field, "%q is there twice", host)
 		}
-		snap.hosts[host] = &route{host: host, admin: true, forceHTTPS: true, options: noOptions,
+		snap.hosts[host] = &route{host: host, admin: true, options: noOptions, gates: gates,
 			upstream: upstream{pool: s.pool(snap, prev, poolKey{})}}
 	}
 	table := make([]route, len(cfg.Routes))
@@ -190,19 +202,21 @@ func (s *Server) addRoute(snap, prev *snapshot, in *Route, r *route) error {
 	if snap.routes[in.ID] != nil {
 		return model.Conflict("id", "two routes have id %d", in.ID)
 	}
-	options := in.Options
-	if options == nil {
-		options = noOptions
+	full := *in
+	if full.Options == nil {
+		full.Options = noOptions
 	}
-	auth, err := newClientAuth(host, options.ClientCA, prev)
+	auth, err := newClientAuth(host, full.Options.ClientCA, prev)
 	if err != nil {
 		return err
 	}
-	*r = route{
-		id: in.ID, host: host, target: in.Target, options: options, clientAuth: auth,
-		forceHTTPS: in.ForceHTTPS || auth != nil, // nobody has shown a certificate on the plain port
+	full.ForceHTTPS = in.ForceHTTPS || auth != nil // nobody has shown a certificate on the plain port
+	*r = route{id: in.ID, host: host, target: in.Target, options: full.Options, clientAuth: auth}
+	d := &draft{srv: s, snap: snap, prev: prev, in: full, route: r}
+	if r.gates, err = d.gates(); err != nil {
+		return err
 	}
-	if options == noOptions {
+	if full.Options == noOptions {
 		r.upstream = s.upstream(snap, prev, r, in.Target)
 	} else if err := s.addOptions(snap, prev, r); err != nil {
 		return err

@@ -31,6 +31,15 @@ type rig struct {
 	authority  *Authority
 	plain, tls string // host:port
 	log        *logBuffer
+	from       string // the loopback address that clients connect from; empty: any
+}
+
+// dialer dials from the address that clients made now are to have.
+func (r *rig) dialer() *net.Dialer {
+	if r.from == "" {
+		return new(net.Dialer)
+	}
+	return &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(r.from)}}
 }
 
 type logBuffer struct {
@@ -174,13 +183,13 @@ func site(addr netip.AddrPort) Config {
 func (r *rig) client() *http.Client {
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(r.authority.RootPEM())
+	d := r.dialer()
 	tr := &http.Transport{
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			to := r.plain
 			if _, port, _ := net.SplitHostPort(addr); port == "443" {
 				to = r.tls
 			}
-			var d net.Dialer
 			return d.DialContext(ctx, network, to)
 		},
 		TLSClientConfig:    &tls.Config{RootCAs: pool},

@@ -36,6 +36,7 @@ type request struct {
 // read collects the fields of a request in the order in which they came.
 func (q *request) read(ctx *fasthttp.RequestCtx) {
 	*q = request{fields: q.fields[:0]}
+	v := visitOf(ctx)
 	var upgrade []byte
 	upgrades := 0
 	for name, value := range ctx.Request.Header.AllInOrder() {
@@ -48,6 +49,10 @@ func (q *request) read(ctx *fasthttp.RequestCtx) {
 			upgrades++
 		case teField:
 			q.trailers = q.trailers || listHas(value, "trailers")
+		case authField:
+			if v != nil && v.authorized {
+				continue // it was for us
+			}
 		}
 		q.fields = append(q.fields, f)
 	}

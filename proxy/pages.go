@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"html"
-	"math/rand/v2"
 	"strings"
 
 	"github.com/valyala/fasthttp"
@@ -15,9 +14,17 @@ import (
 // of a failed backend; it is nil where no route is to blame. Nothing of the
 // request is in a page.
 func (s *Server) page(ctx *fasthttp.RequestCtx, status int, r *route) string {
-	id := fmt.Sprintf("%016x", rand.Uint64())
+	return s.pageWith(ctx, status, "", r)
+}
+
+// ownFields are on every answer that is ours.
+const ownFields = "Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\n"
+
+// pageWith is page with further field lines.
+func (s *Server) pageWith(ctx *fasthttp.RequestCtx, status int, more string, r *route) string {
+	id := requestIDOf(ctx).String()
 	title, text := explain(status, r)
-	fields := "Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\nVary: Accept\r\n"
+	fields := ownFields + "Vary: Accept\r\n" + more
 	if prefersJSON(ctx) {
 		body, _ := json.Marshal(map[string]any{"ok": false, "error": title, "detail": text, "request_id": id})
 		s.reply(ctx, status, fields+"Content-Type: application/json\r\n", body)
@@ -34,7 +41,7 @@ func (s *Server) page(ctx *fasthttp.RequestCtx, status int, r *route) string {
 func (s *Server) reply(ctx *fasthttp.RequestCtx, status int, fields string, body []byte) {
 	r := s.heads.Get().(*headReader)
 	defer s.heads.Put(r)
-	head := fmt.Appendf(nil, "HTTP/1.1 %d %s\r\n%s", status, fasthttp.StatusMessage(status), fields)
+	head := fmt.Appendf(nil, "HTTP/1.1 %d %s\r\n%sX-Request-ID: %s\r\n", status, fasthttp.StatusMessage(status), fields, requestIDOf(ctx))
 	ctx.Response.ResetBody()
 	ctx.Response.ImmediateHeaderFlush = false
 	if err := r.read(&ctx.Response.Header, append(appendDate(head), "\r\n"...)); err != nil {
@@ -67,6 +74,12 @@ func explain(status int, r *route) (title, text string) {
 		}
 	}
 	switch status {
+	case fasthttp.StatusUnauthorized:
+		return "Sign in", "This service asks for a user and a password."
+	case fasthttp.StatusForbidden:
+		return "Access denied", "This service does not answer requests from your network address."
+	case fasthttp.StatusTooManyRequests:
+		return "Too many attempts", "There were too many attempts from your network address. Try again in a while."
 	case fasthttp.StatusNotFound:
 		return "Not found", "Nothing is published under this name. Check the address, or ask the operator whether the service is switched on."
 	case fasthttp.StatusMisdirectedRequest:
@@ -76,7 +89,7 @@ func explain(status int, r *route) (title, text string) {
 	case fasthttp.StatusGatewayTimeout:
 		return host + " does not answer", "The gateway waited for " + behind + " in vain. Check that the device is on and connected to the tunnel."
 	case fasthttp.StatusServiceUnavailable:
-		return "Too busy", "Too many connections are open. Try again in a while."
+		return "Not available", "This service takes no requests at the moment. Try again in a while."
 	}
 	return "Something went wrong", "The request failed inside the gateway. The log has the details under the request number below."
 }

@@ -19,32 +19,77 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx) {
 	}
 }
 
+// pipeline is what may stand between a request and its backend, in this order:
+// what tells outsiders least comes first, what costs most comes late, and what
+// counts comes after what refuses. Only what is on for a route becomes one of its
+// gates, so a route without options has none to pass.
+var pipeline = []struct {
+	name    string                     // for logs and explanations
+	compile func(*draft) (gate, error) // nil: off
+}{
+	{"force_https", newHTTPSGate},
+	{"client_certificate", newCertificateGate},
+	{"external", newInsideGate},
+	{"peer_acl", newACLGate},
+	{"circuit_breaker", newBreakerGate},
+	{"ip_filter", newIPFilter},
+	{"basic_auth", newBasicAuth},
+	{"rate_limit", newRateLimit},
+}
+
+// gates compiles the steps of a route that are on.
+func (d *draft) gates() ([]namedGate, error) {
+	if d.in.Options == noOptions && !d.in.ForceHTTPS {
+		return nil, nil
+	}
+	var list []namedGate
+	for _, step := range pipeline {
+		g, err := step.compile(d)
+		if err != nil {
+			return nil, err
+		}
+		if g != nil {
+			list = append(list, namedGate{g, step.name})
+		}
+	}
+	return list, nil
+}
+
+type namedGate struct {
+	gate
+	name string
+}
+
 // serve is the pipeline: one request of any HTTP version, on one snapshot, from
 // its gates to its answer. ctx.Conn() is a client; the body stream, if there is
 // one, a requestBody.
 func (s *Server) serve(ctx *fasthttp.RequestCtx, snap *snapshot) {
+	v := s.arrive(ctx)
+	defer v.leave()
 	defer s.survive("request", func() {
 		s.page(ctx, fasthttp.StatusInternalServerError, nil)
 		ctx.SetConnectionClose()
 	})
-	cl := ctx.Conn().(client)
-	if !cl.Secure() && s.answerChallenge(ctx) {
+	if !v.client.Secure() && s.answerChallenge(ctx) {
 		return
 	}
-	m := snap.match(ctx.Request.Header.Host(), cl.ServerName())
+	m := snap.match(ctx.Request.Header.Host(), v.client.ServerName())
 	switch {
 	case m.other:
 		s.page(ctx, fasthttp.StatusMisdirectedRequest, nil)
+		return
 	case m.route == nil:
 		s.page(ctx, fasthttp.StatusNotFound, nil)
-	case m.route.forceHTTPS && !cl.Secure():
-		s.redirectToHTTPS(ctx, m.route)
-	case m.route.clientAuth != nil && !m.route.clientAuth.passed(cl):
-		s.page(ctx, fasthttp.StatusMisdirectedRequest, nil)
-		ctx.SetConnectionClose()
-	default:
-		s.forward(ctx, cl, snap, m.route)
+		return
 	}
+	v.route = m.route
+	for _, g := range v.route.gates {
+		if d := g.check(v); d != nil {
+			d.answer(v, d)
+			return
+		}
+	}
+	s.forward(ctx, v.client, snap, v.route)
 }
 
 // redirectToHTTPS keeps method, path and query. The host is the stored one, so

@@ -52,6 +52,10 @@ type Options struct {
 	// Serving is told the names that each committed Config serves, normalised. It
 	// must not wait. It may be nil.
 	Serving func(names []string)
+	// Country tells the country of an address, as two upper-case letters (ISO
+	// 3166-1); an error means that it cannot be found out. It does not wait for
+	// anything. Without it, every country rule meets an error.
+	Country func(addr netip.Addr) (string, error)
 	// HTTPSPort is put into redirects to https; 0 and 443 are left out.
 	HTTPSPort uint16
 	// Clients tells whom connections are counted against.
@@ -75,11 +79,15 @@ type Server struct {
 	upgrades upgrades
 	draining atomic.Bool
 
-	exchanges, pieces, heads, bridges sync.Pool
+	visits, exchanges, pieces, heads, bridges sync.Pool
 
 	stickyKey  []byte
 	heldBodies budget    // of bodies that are kept to be sent again
 	began      time.Time // what elapsed counts from
+
+	// What gates count, of all routes and clients.
+	requests *windows
+	logins   *logins
 
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{}
@@ -111,6 +119,7 @@ func New(opts Options) (*Server, error) {
 		_, _ = rand.Read(s.stickyKey) // never fails
 	}
 	s.heldBodies.give(heldBudget)
+	s.requests, s.logins = newWindows(), newLogins()
 	s.upgrades.open = make(map[*upgrade]struct{})
 	s.fast = &fasthttp.Server{
 		Handler:                       s.handle,
@@ -127,6 +136,7 @@ func New(opts Options) (*Server, error) {
 		NoDefaultContentType:          true,
 		SecureErrorLogMessage:         true,
 	}
+	s.visits.New = func() any { return new(visit) }
 	s.exchanges.New = func() any { return newExchange(s) }
 	s.heads.New = func() any { return new(headReader) }
 	s.pieces.New = func() any { return new(piece) }

@@ -23,7 +23,7 @@ func stickySite(addrs ...netip.AddrPort) Config {
 func withKey(o *Options, _ *limits) { o.StickyKey = []byte("a key of the test, 32 bytes long") }
 
 // visit makes a request with a Cookie field, and returns what came of it.
-func visit(t testing.TB, c *http.Client, url, cookie string) (body string, set []*http.Cookie) {
+func stickyVisit(t testing.TB, c *http.Client, url, cookie string) (body string, set []*http.Cookie) {
 	t.Helper()
 	req, _ := http.NewRequest("GET", url, nil)
 	if cookie != "" {
@@ -45,7 +45,7 @@ func TestSticky(t *testing.T) {
 			l.rest = time.Hour
 		})
 		cl := via(r)
-		first, set := visit(t, cl, "https://app.test/x/y", "")
+		first, set := stickyVisit(t, cl, "https://app.test/x/y", "")
 		if len(set) != 1 {
 			t.Fatalf("cookies %v", set)
 		}
@@ -59,28 +59,28 @@ func TestSticky(t *testing.T) {
 		}
 		seen := map[string]bool{}
 		for range 60 {
-			if body, set := visit(t, cl, "https://app.test/", "gc_sticky="+value); body != first || len(set) != 0 {
+			if body, set := stickyVisit(t, cl, "https://app.test/", "gc_sticky="+value); body != first || len(set) != 0 {
 				t.Fatalf("%q %v, want %q and no cookie", body, set, first)
 			}
-			body, _ := visit(t, cl, "https://app.test/", "")
+			body, _ := stickyVisit(t, cl, "https://app.test/", "")
 			seen[body] = true
 		}
 		if len(seen) != 3 {
 			t.Errorf("new clients all go to %v", seen)
 		}
 		// Among others, and as what it is not.
-		if body, set := visit(t, cl, "https://app.test/", "x=1; gc_sticky="+value+"; y=2"); body != first+" x=1; y=2" || len(set) != 0 {
+		if body, set := stickyVisit(t, cl, "https://app.test/", "x=1; gc_sticky="+value+"; y=2"); body != first+" x=1; y=2" || len(set) != 0 {
 			t.Errorf("%q %v", body, set)
 		}
 		for _, bad := range []string{"", "x", strings.Repeat("0", 32), value[:31], strings.Repeat("z", 4000)} {
-			if _, set := visit(t, cl, "https://app.test/", "gc_sticky="+bad); len(set) != 1 || len(set[0].Value) != 32 {
+			if _, set := stickyVisit(t, cl, "https://app.test/", "gc_sticky="+bad); len(set) != 1 || len(set[0].Value) != 32 {
 				t.Errorf("%.40q: %v", bad, set)
 			}
 		}
 		// Its backend goes away.
 		pool := &r.srv.snapshot.Load().routes[1].balance.members[strings.Index("abc", first)].pool
 		(*pool).rest.Store(int64(time.Hour))
-		body, set := visit(t, cl, "https://app.test/", "gc_sticky="+value)
+		body, set := stickyVisit(t, cl, "https://app.test/", "gc_sticky="+value)
 		if body == first || len(set) != 1 || set[0].Value == value {
 			t.Errorf("%q %v", body, set)
 		}
@@ -89,7 +89,7 @@ func TestSticky(t *testing.T) {
 
 func TestStickyPlain(t *testing.T) {
 	r := newRig(t, stickySite(named(t, "a")), withKey)
-	_, set := visit(t, r.client(), "http://app.test/", "")
+	_, set := stickyVisit(t, r.client(), "http://app.test/", "")
 	if len(set) != 1 || !strings.HasSuffix(set[0].Raw, "; Path=/; Max-Age=3600; HttpOnly; SameSite=Lax") {
 		t.Errorf("%v", set)
 	}
@@ -98,18 +98,18 @@ func TestStickyPlain(t *testing.T) {
 // TestStickyRestart has another Server with the same key, and one with its own.
 func TestStickyRestart(t *testing.T) {
 	cfg := stickySite(named(t, "a"), named(t, "b"), named(t, "c"), named(t, "d"))
-	first, set := visit(t, newRig(t, cfg, withKey).client(), "https://app.test/", "")
+	first, set := stickyVisit(t, newRig(t, cfg, withKey).client(), "https://app.test/", "")
 	for range 8 {
-		body, again := visit(t, newRig(t, cfg, withKey).client(), "https://app.test/", "gc_sticky="+set[0].Value)
+		body, again := stickyVisit(t, newRig(t, cfg, withKey).client(), "https://app.test/", "gc_sticky="+set[0].Value)
 		if body != first || len(again) != 0 {
 			t.Errorf("%q %v, want %q", body, again, first)
 		}
 	}
-	if _, again := visit(t, newRig(t, cfg).client(), "https://app.test/", "gc_sticky="+set[0].Value); len(again) != 1 {
+	if _, again := stickyVisit(t, newRig(t, cfg).client(), "https://app.test/", "gc_sticky="+set[0].Value); len(again) != 1 {
 		t.Error("a cookie of another key is taken")
 	}
 	cfg.Routes[0].ID = 2
-	if _, again := visit(t, newRig(t, cfg, withKey).client(), "https://app.test/", "gc_sticky="+set[0].Value); len(again) != 1 {
+	if _, again := stickyVisit(t, newRig(t, cfg, withKey).client(), "https://app.test/", "gc_sticky="+set[0].Value); len(again) != 1 {
 		t.Error("a cookie of another route is taken")
 	}
 }
@@ -121,7 +121,7 @@ func TestStickyOfBackend(t *testing.T) {
 		w.Header().Add("Set-Cookie", "other=1")
 	})
 	r := newRig(t, stickySite(addr), withKey)
-	_, set := visit(t, r.client(), "https://app.test/", "")
+	_, set := stickyVisit(t, r.client(), "https://app.test/", "")
 	if len(set) != 2 || set[0].Name != "other" || set[1].Name != "gc_sticky" || set[1].Value == "mine" {
 		t.Errorf("%v", set)
 	}

@@ -61,9 +61,9 @@ func (s sameVersion) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 func transportHTTP1(r *rig) http.RoundTripper {
+	d := r.dialer()
 	tr := &http.Transport{
 		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-			var d net.Dialer
 			return d.DialContext(ctx, network, r.tls)
 		},
 		TLSClientConfig:    r.trust(),
