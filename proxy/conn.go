@@ -44,6 +44,7 @@ type conn struct {
 	born     time.Time // when its TLS handshake began
 
 	phase     atomic.Int32
+	h2        atomic.Pointer[h2conn] // set by the handshake if the client speaks HTTP/2
 	closeOnce sync.Once
 	in        source
 	readBy    time.Time // the read deadline that is set
@@ -239,10 +240,13 @@ func (c *conn) SetDeadline(time.Time) error      { return nil }
 func (c *conn) SetReadDeadline(time.Time) error  { return nil }
 func (c *conn) SetWriteDeadline(time.Time) error { return nil }
 
-// closeIdle closes a connection that is between requests, from any goroutine.
+// closeIdle closes a connection that is between requests, from any goroutine. One
+// of HTTP/2 takes no more, and closes when it has answered.
 func (c *conn) closeIdle() {
 	if c.phase.CompareAndSwap(idle, closed) {
 		_ = c.sock.Close()
+	} else if h := c.h2.Load(); h != nil {
+		h.drain()
 	}
 }
 

@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/valyala/fasthttp"
+	"golang.org/x/net/http2"
 
 	"gatecontrol/model"
 )
@@ -79,7 +80,8 @@ type Server struct {
 	upgrades upgrades
 	draining atomic.Bool
 
-	visits, exchanges, pieces, heads, bridges sync.Pool
+	visits, exchanges, pieces, heads sync.Pool
+	bridges, h2streams, h2queues     sync.Pool
 
 	stickyKey  []byte
 	heldBodies budget    // of bodies that are kept to be sent again
@@ -141,7 +143,9 @@ func New(opts Options) (*Server, error) {
 	s.heads.New = func() any { return new(headReader) }
 	s.pieces.New = func() any { return new(piece) }
 	s.bridges.New = func() any { return new(bridge) }
-	s.tls = s.tlsPolicy("http/1.1")
+	s.h2streams.New = func() any { return new(h2stream) }
+	s.h2queues.New = func() any { return new(h2queue) }
+	s.tls = s.tlsPolicy(http2.NextProtoTLS, "http/1.1")
 	s.dialer = newTLSDialer()
 	s.snapshot.Store(&snapshot{})
 	return s, nil
@@ -260,6 +264,11 @@ func (s *Server) start(nc net.Conn, secure bool) {
 			return
 		}
 		if !c.phase.CompareAndSwap(idle, active) {
+			_ = c.Close()
+			return
+		}
+		if h := c.h2.Load(); h != nil {
+			h.serve()
 			_ = c.Close()
 			return
 		}

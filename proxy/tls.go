@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"time"
 
+	"golang.org/x/net/http2"
+
 	"gatecontrol/model"
 )
 
@@ -119,6 +121,9 @@ func (c *conn) handshake() bool {
 	}
 	state := t.ConnectionState()
 	c.name, _ = model.NormalizeHost(state.ServerName)
+	if state.NegotiatedProtocol == http2.NextProtoTLS {
+		c.h2.Store(newH2conn(c))
+	}
 	return state.NegotiatedProtocol != acmeProtocol // which ends with the handshake
 }
 

@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/http"
 	"testing"
+
+	"golang.org/x/net/http2"
 )
 
 // protocol is one HTTP version of the TLS port.
@@ -21,6 +23,7 @@ type protocol struct {
 // protocols are those that the proxy serves.
 var protocols = []protocol{
 	{"HTTP1", 1, transportHTTP1},
+	{"HTTP2", 2, transportHTTP2},
 }
 
 // forEachProtocol runs f for each HTTP version, as a subtest of its name. via
@@ -65,6 +68,19 @@ func transportHTTP1(r *rig) http.RoundTripper {
 	tr := &http.Transport{
 		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			return d.DialContext(ctx, network, r.tls)
+		},
+		TLSClientConfig:    r.trust(),
+		DisableCompression: true,
+	}
+	r.t.Cleanup(tr.CloseIdleConnections)
+	return tr
+}
+
+func transportHTTP2(r *rig) http.RoundTripper {
+	d := r.dialer()
+	tr := &http2.Transport{
+		DialTLSContext: func(ctx context.Context, network, _ string, cfg *tls.Config) (net.Conn, error) {
+			return (&tls.Dialer{NetDialer: d, Config: cfg}).DialContext(ctx, network, r.tls)
 		},
 		TLSClientConfig:    r.trust(),
 		DisableCompression: true,

@@ -1,0 +1,323 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/net/http2"
+)
+
+// h2stream is one request on an HTTP/2 connection. The goroutine that reads holds
+// it while it is in h.streams, its handler until run returns.
+type h2stream struct {
+	h      *h2conn
+	id     uint32
+	bridge *bridge
+	status int    // of the head
+	block  []byte // field section of the answer, encoded
+
+	trailers streamTrailer // written before inEnd
+
+	// Guarded by h.mu:
+
+	in      []byte // in[off:] was received and not yet read
+	off     int
+	inEnd   bool  // the client has sent its end
+	expects int64 // bytes that its length still promises; below 0 if it has none
+	window  int64 // bytes that it may send
+	credit  int64 // read, and not yet given back
+
+	sendable    int64 // bytes that the client takes
+	outEnd      bool  // our end was sent
+	counted     bool  // no longer in h.open
+	lost        error // nothing can be read or written: reset, or the connection is gone
+	reset       bool  // by either side
+	stopped     bool  // reads are to fail
+	upgraded    bool
+	waits       int // goroutines that wait, and since when at least
+	waitsSince  time.Time
+	wantsWindow bool
+	wake        sync.Cond
+
+	watch sync.Mutex // held while gone runs
+	gone  func()
+}
+
+var (
+	_ stream = (*h2stream)(nil)
+
+	errStreamReset = errors.New("stream reset")
+	errStalled     = os.ErrDeadlineExceeded
+)
+
+func (h *h2conn) newStream(id uint32) *h2stream {
+	st := h.srv.h2streams.Get().(*h2stream)
+	st.h, st.id, st.window = h, id, h2StreamWindow
+	st.wake.L = &h.mu
+	st.bridge = h.srv.newBridge(&h.origin, st)
+	return st
+}
+
+// run is the goroutine of a request.
+func (st *h2stream) run() {
+	h := st.h
+	defer h.workers.Done()
+	st.bridge.serve(st.status)
+	h.mu.Lock()
+	if !st.reset {
+		switch {
+		case !st.outEnd:
+			st.resetLocked(http2.ErrCodeInternal)
+		case !st.inEnd: // the client may stop sending (RFC 9113, section 8.1)
+			st.resetLocked(http2.ErrCodeNo)
+		}
+	}
+	h.creditLocked(nil, int64(len(st.in)-st.off))
+	h.removeLocked(st)
+	h.flushLocked()
+	h.mu.Unlock()
+	st.release()
+}
+
+// removeLocked forgets a stream.
+func (h *h2conn) removeLocked(st *h2stream) {
+	delete(h.streams, st.id)
+	h.noteEndLocked(st.id, ended)
+	st.uncountLocked()
+	if len(h.streams) == 0 {
+		h.idle = time.Now()
+		h.finishLocked()
+	}
+}
+
+// uncountLocked makes room for another stream.
+func (st *h2stream) uncountLocked() {
+	if !st.counted {
+		st.counted = true
+		st.h.open--
+	}
+}
+
+// release gives the stream back, once nobody can reach it.
+func (st *h2stream) release() {
+	st.watch.Lock() // a callback may be running
+	st.gone = nil
+	st.watch.Unlock()
+	srv := st.h.srv
+	st.bridge.release()
+	in, block, lines := st.in[:0], st.block[:0], st.trailers.lines[:0]
+	if cap(in) > maxInlineBody {
+		in = nil
+	}
+	if cap(block) > maxInlineBody {
+		block = nil
+	}
+	*st = h2stream{in: in, block: block, trailers: streamTrailer{lines: lines}}
+	srv.h2streams.Put(st)
+}
+
+// loseLocked makes everything on the stream fail, and tells who watches. It
+// unlocks h.mu, for which the callback must not wait.
+func (st *h2stream) loseLocked(err error) {
+	if st.lost == nil {
+		st.lost = err
+	}
+	st.wake.Broadcast()
+	st.watch.Lock()
+	defer st.watch.Unlock()
+	st.h.mu.Unlock()
+	if st.gone != nil {
+		st.gone()
+	}
+}
+
+func (st *h2stream) Watch(gone func()) {
+	st.watch.Lock()
+	st.gone = gone
+	st.watch.Unlock()
+	st.h.mu.Lock()
+	lost := st.lost
+	st.h.mu.Unlock()
+	if lost != nil {
+		gone()
+	}
+}
+
+func (st *h2stream) Unwatch() {
+	st.watch.Lock()
+	st.gone = nil
+	st.watch.Unlock()
+}
+
+// answered reports whether the answer has been sent to its end, after which the
+// body is thrown away.
+func (st *h2stream) answered() bool { return st.outEnd && !st.upgraded }
+
+// waitLocked waits until something has changed.
+func (st *h2stream) waitLocked() {
+	if st.waits++; st.waits == 1 {
+		st.waitsSince = time.Now()
+	}
+	st.wake.Wait()
+	st.waits--
+	st.waitsSince = time.Now()
+}
+
+// tidyLocked ends a wait that has lasted too long.
+func (st *h2stream) tidyLocked(now time.Time) {
+	limit := st.h.srv.limits.stall
+	if st.upgraded {
+		limit = st.h.srv.limits.upgradeIdle
+	}
+	if st.waits > 0 && now.Sub(st.waitsSince) >= limit && st.lost == nil {
+		st.lost = errStalled
+		st.wake.Broadcast()
+	}
+}
+
+func (st *h2stream) Read(p []byte) (int, error) {
+	h := st.h
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for {
+		switch {
+		case st.stopped:
+			return 0, os.ErrDeadlineExceeded
+		case st.lost != nil:
+			return 0, st.lost
+		case st.off < len(st.in):
+			n := copy(p, st.in[st.off:])
+			if st.off += n; st.off == len(st.in) {
+				st.in, st.off = st.in[:0], 0
+			}
+			h.creditLocked(st, int64(n))
+			h.flushLocked()
+			return n, nil
+		case st.inEnd:
+			return 0, io.EOF
+		case len(p) == 0:
+			return 0, nil
+		}
+		st.waitLocked()
+	}
+}
+
+func (st *h2stream) Take(limit int) ([]byte, bool) {
+	h := st.h
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	b := st.in[st.off:]
+	if !st.inEnd || st.lost != nil || len(b) > limit || len(st.trailers.lines) > 0 {
+		return nil, false
+	}
+	st.off = len(st.in) // nothing is received any more, so b stays
+	h.creditLocked(nil, int64(len(b)))
+	return b, true
+}
+
+func (st *h2stream) Received() bool {
+	st.h.mu.Lock()
+	defer st.h.mu.Unlock()
+	return len(st.in) > 0 || st.inEnd
+}
+
+func (st *h2stream) Stop() { st.setStopped(true) }
+
+func (st *h2stream) Stopped() { st.setStopped(false) }
+
+func (st *h2stream) setStopped(on bool) {
+	st.h.mu.Lock()
+	defer st.h.mu.Unlock()
+	st.stopped = on
+	st.wake.Broadcast()
+}
+
+func (st *h2stream) Trailer() []byte { return st.trailers.lines }
+
+func (st *h2stream) Upgraded() {
+	st.h.mu.Lock()
+	defer st.h.mu.Unlock()
+	st.upgraded = true
+}
+
+func (st *h2stream) Reset() {
+	h := st.h
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if st.reset || st.outEnd && st.inEnd {
+		return
+	}
+	code := http2.ErrCodeInternal
+	if st.upgraded {
+		code = http2.ErrCodeCancel // RFC 8441, section 5
+	}
+	st.resetLocked(code)
+	h.flushSoonLocked()
+}
+
+// resetLocked resets the stream. With ErrCodeNo only the client's part of it was
+// still open.
+func (st *h2stream) resetLocked(code http2.ErrCode) {
+	st.h.resetLocked(st.id, code)
+	st.reset = true
+	if st.lost == nil {
+		st.lost = errStreamReset
+	}
+	st.wake.Broadcast()
+}
+
+// refuse answers a stream error. A handler, if there is one, meets it.
+func (h *h2conn) refuse(id uint32, code http2.ErrCode) error {
+	h.mu.Lock()
+	err := h.strikeLocked(1)
+	if st := h.streams[id]; st != nil {
+		if h.endLocked(id) != resetByUs {
+			st.resetLocked(code)
+		}
+		st.loseLocked(errStreamReset) // unlocks
+		return err
+	}
+	h.resetLocked(id, code)
+	h.mu.Unlock()
+	return err
+}
+
+// resetLocked resets a stream, and remembers it: frames may be on their way.
+func (h *h2conn) resetLocked(id uint32, code http2.ErrCode) {
+	h.out = appendReset(h.queueLocked(), id, code)
+	h.noteEndLocked(id, resetByUs)
+}
+
+// h2end is how a stream ended.
+type h2end struct {
+	id  uint32
+	how h2ending
+}
+
+type h2ending uint8
+
+const (
+	notKnown  h2ending = iota
+	ended              // by both sides, or by a reset of the client
+	resetByUs          // the client may not know yet
+)
+
+func (h *h2conn) endLocked(id uint32) h2ending {
+	for i := range h.ends {
+		if h.ends[i].id == id {
+			return h.ends[i].how
+		}
+	}
+	return notKnown
+}
+
+func (h *h2conn) noteEndLocked(id uint32, how h2ending) {
+	if how == ended && h.endLocked(id) != notKnown {
+		return
+	}
+	h.ends[h.endAt] = h2end{id, how}
+	h.endAt = (h.endAt + 1) % len(h.ends)
+}
