@@ -3,6 +3,7 @@ package model
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // Kind says what sort of failure an Error is. The api package maps each kind
@@ -126,6 +127,23 @@ func (v *Invalids) AddError(err error) bool {
 		v.Add(f.Field, "%s", f.Message)
 	}
 	return true
+}
+
+// AddBelow records err, which came from reading field: what it says of a member
+// or an element is said of field.member or field[0].
+func (v *Invalids) AddBelow(field string, err error) {
+	e, ok := errors.AsType[*Error](err)
+	if !ok || len(e.Fields) == 0 {
+		v.Add(field, "%s", err)
+		return
+	}
+	for _, f := range e.Fields {
+		if strings.HasPrefix(f.Field, "[") {
+			v.Add(field+f.Field, "%s", f.Message)
+		} else {
+			v.Add(field+"."+f.Field, "%s", f.Message)
+		}
+	}
 }
 
 // Err returns nil if nothing was added, else one Error that holds everything.

@@ -11,16 +11,24 @@ import (
 // only the first. Members are found by their json tag, spelled exactly, or by
 // what an alias tag names; unknown ones are passed over. A member with a join
 // tag is a text that may also come as a list of texts, which the tag's value
-// then joins.
+// then joins. The members of an embedded struct are members, too.
 func DecodeObject(b []byte, into any) error {
 	members, err := Members(b)
 	if err != nil {
 		return err
 	}
 	var bad Invalids
-	v := reflect.ValueOf(into).Elem()
+	decodeMembers(members, reflect.ValueOf(into).Elem(), &bad)
+	return bad.Err()
+}
+
+func decodeMembers(members map[string]json.RawMessage, v reflect.Value, bad *Invalids) {
 	for i := range v.NumField() {
 		f := v.Type().Field(i)
+		if f.Anonymous && f.Type.Kind() == reflect.Struct {
+			decodeMembers(members, v.Field(i), bad)
+			continue
+		}
 		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		raw, ok := members[name]
 		if alias := f.Tag.Get("alias"); !ok && alias != "" {
@@ -35,10 +43,9 @@ func DecodeObject(b []byte, into any) error {
 			raw = joinTexts(raw, sep)
 		}
 		if err := json.Unmarshal(raw, v.Field(i).Addr().Interface()); err != nil {
-			bad.Add(name, "%s", err)
+			bad.AddBelow(name, err)
 		}
 	}
-	return bad.Err()
 }
 
 // Members splits a JSON object.

@@ -24,8 +24,9 @@ type Web struct {
 	Mirror   Mirror    `json:"mirror"`
 	Paths    []Path    `json:"paths,omitempty"`
 
-	Trace bool    `json:"trace"`              // the last requests are kept to be looked at
-	Users []int64 `json:"user_ids,omitempty"` // who sees the route in the desktop client; none: everyone
+	Trace    bool     `json:"trace"`              // the last requests are kept to be looked at
+	Users    []int64  `json:"user_ids,omitempty"` // who sees the route in the desktop client; none: everyone
+	Branding Branding `json:"branding"`
 }
 
 // DefaultWeb is what a route has of which nothing is said.
@@ -142,6 +143,31 @@ type Breaker struct {
 	OpenedAt  *time.Time    `json:"opened_at,omitempty"`
 }
 
+// Close makes traffic flow again.
+func (b *Breaker) Close() { b.State, b.Failures, b.OpenedAt = BreakerClosed, 0, nil }
+
+// rateWindows are the windows of a RateLimit as the API spells them.
+var rateWindows = map[string]time.Duration{"1s": time.Second, "1m": time.Minute, "5m": 5 * time.Minute, "1h": time.Hour}
+
+// ParseRateWindow reads a window of a RateLimit.
+func ParseRateWindow(s string) (time.Duration, error) {
+	d, ok := rateWindows[s]
+	if !ok {
+		return 0, Invalid("rate_limit_window", "must be 1s, 1m, 5m or 1h")
+	}
+	return d, nil
+}
+
+// RateWindow is the inverse of ParseRateWindow.
+func RateWindow(d time.Duration) string {
+	for s, w := range rateWindows {
+		if w == d {
+			return s
+		}
+	}
+	return "1m"
+}
+
 // ClientTLS asks clients for a certificate that one of these authorities issued.
 type ClientTLS struct {
 	Enabled bool   `json:"enabled"`
@@ -179,8 +205,8 @@ type Sticky struct {
 // may be sent twice and was answered with one of Statuses.
 type Retry struct {
 	Enabled  bool  `json:"enabled"`
-	Count    int   `json:"count"`              // 1-10 more attempts
-	Statuses []int `json:"statuses,omitempty"` // 100-599
+	Count    int   `json:"count"`    // 1-10 more attempts
+	Statuses []int `json:"statuses"` // 100-599
 }
 
 // Mirror sends copies of requests to further peers.
@@ -206,4 +232,12 @@ type Path struct {
 
 	Redirect string `json:"redirect,omitempty"` // absolute URL or path; instead of a target
 	Status   int    `json:"status,omitempty"`   // of the redirect: 301, 302, 307 or 308
+}
+
+// Branding is how the sign-in page of a route looks.
+type Branding struct {
+	Title      string `json:"title,omitempty"`
+	Text       string `json:"text,omitempty"`
+	Color      string `json:"color,omitempty"`      // a CSS colour
+	Background string `json:"background,omitempty"` // a CSS colour or gradient
 }
