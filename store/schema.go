@@ -65,7 +65,7 @@ var Groups = Table[model.GroupID, model.Group]{
 // Routes are keyed by number.
 //
 //	domain  unique among routes of type http
-//	peer    routes whose target is that peer
+//	peer    routes that name that peer: as their target or in their options
 //	order   type/domain, the order in which they are listed
 //	listen  network/ports of enabled port routes, in the order of ports (ListenKey)
 var Routes = Table[model.RouteID, model.Route]{
@@ -78,8 +78,11 @@ var Routes = Table[model.RouteID, model.Route]{
 			}
 			return some(r.Domain)
 		}},
-		{Name: "peer", Keys: func(r *model.Route) []string {
-			return someID(int64(r.Target.Peer))
+		{Name: "peer", Keys: func(r *model.Route) (keys []string) {
+			for _, id := range r.Peers() {
+				keys = append(keys, id.String())
+			}
+			return keys
 		}},
 		{Name: "order", Keys: func(r *model.Route) []string { return []string{string(r.Type) + "/" + r.Domain} }},
 		{Name: "listen", Keys: func(r *model.Route) []string {

@@ -91,7 +91,7 @@ func enabledWord(on bool) string {
 }
 
 // Delete removes a peer. Routes to it are disabled: they must not lead to
-// whoever gets its address next.
+// whoever gets its address next. Other routes that name it forget it.
 func (s *Service) Delete(ctx context.Context, id model.PeerID) error {
 	now := s.o.Now().UTC()
 	return s.o.DB.Update(ctx, func(tx *store.Tx) error {
@@ -117,20 +117,7 @@ func remove(ctx context.Context, tx *store.Tx, p *model.Peer, now time.Time) err
 		return err
 	}
 	for _, r := range routes {
-		was := r.Enabled
-		// The address stays, to be seen; no route is enabled on it without a peer.
-		r.Target.Peer, r.Target.Addr, r.Enabled, r.UpdatedAt = 0, p.Address(), false, now
-		if err := store.Routes.Put(tx, r); err != nil {
-			return err
-		}
-		if !was {
-			continue
-		}
-		if err := events.Append(ctx, tx, now, events.Entry{
-			Type: "route_disabled", Message: fmt.Sprintf("route %d was disabled with the deletion of peer %s, its target", r.ID, p.Name),
-			Severity: model.SeverityWarning,
-			Details:  map[string]any{"routeId": r.ID, "domain": r.Domain, "peerId": p.ID, "reason": "peer_deleted"},
-		}); err != nil {
+		if err := forget(ctx, tx, r, p, now); err != nil {
 			return err
 		}
 	}
@@ -149,6 +136,30 @@ func remove(ctx context.Context, tx *store.Tx, p *model.Peer, now time.Time) err
 	}
 	_, err = store.Peers.Delete(tx, p.ID)
 	return err
+}
+
+// forget takes p out of a route that names it. One that led to it, even if for a
+// part of its paths, is disabled; others go on without it.
+func forget(ctx context.Context, tx *store.Tx, r *model.Route, p *model.Peer, now time.Time) error {
+	e := events.Entry{
+		Type: "route_updated", Message: fmt.Sprintf("peer %s, which was deleted, was taken out of route %d", p.Name, r.ID),
+		Details: map[string]any{"routeId": r.ID, "domain": r.Domain, "peerId": p.ID, "reason": "peer_deleted"},
+	}
+	lost := r.Forget(p.ID)
+	if r.Target.Peer == p.ID {
+		// The address stays, to be seen; no route is enabled on it without a peer.
+		r.Target.Peer, r.Target.Addr, lost = 0, p.Address(), true
+	}
+	if lost && r.Enabled {
+		e.Type, e.Severity = "route_disabled", model.SeverityWarning
+		e.Message = fmt.Sprintf("route %d was disabled with the deletion of peer %s, its target", r.ID, p.Name)
+	}
+	tell := r.Enabled || !lost
+	r.Enabled, r.UpdatedAt = r.Enabled && !lost, now
+	if err := store.Routes.Put(tx, r); err != nil || !tell {
+		return err
+	}
+	return events.Append(ctx, tx, now, e)
 }
 
 // Batch enables, disables or deletes several peers, all or none, and returns how

@@ -50,7 +50,7 @@ func (r *Reconciler) sift(s *state, now time.Time) (good *state, skip map[model.
 	}
 	nothing := compile(new(state), &r.Facts, nil, now)
 	good = &state{
-		revision: s.revision, groups: s.groups, routes: s.routes, exit: s.exit,
+		revision: s.revision, groups: s.groups, routes: s.routes, exit: s.exit, block: s.block,
 		unreadable: s.unreadable, leftOut: make(map[model.PeerID]leftOut),
 	}
 	good.peers = accepted(s.peers, func(list []*peer) error {
@@ -63,7 +63,7 @@ func (r *Reconciler) sift(s *state, now time.Time) (good *state, skip map[model.
 	skip = good.orphans()
 	alone := compile(&state{peers: good.peers}, &r.Facts, nil, now)
 	accepted(enabledRoutes(good, skip), func(list []*model.Route) error {
-		return try(alone, scope{dns: true, l4: true, proxy: true}, &state{peers: good.peers, routes: list})
+		return try(alone, scope{dns: true, l4: true, proxy: true}, &state{peers: good.peers, routes: list, block: s.block})
 	}, func(route *model.Route, err error) {
 		skip[route.ID] = err
 		r.Log.Error("a route is left out until it can be applied", "route", route.ID, "domain", route.Domain, "err", err)

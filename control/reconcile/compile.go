@@ -162,13 +162,14 @@ func compileL4(s *state, routes []*model.Route) *l4.Config {
 func compileProxy(s *state, f *Facts, routes []*model.Route) *proxy.Config {
 	c := &proxy.Config{AdminHosts: f.AdminHosts, TrustedProxies: f.TrustedProxies, Tunnel: f.Subnets.Prefixes()}
 	c.Routes = make([]proxy.Route, 0, len(routes))
+	block := s.blockDefault()
 	for _, r := range routes {
 		if r.Type != model.RouteHTTP {
 			continue
 		}
 		addr, name := s.target(r)
 		t := proxy.Target{Addr: addr, TLS: r.BackendHTTPS, PeerName: name}
-		c.Routes = append(c.Routes, proxy.Route{ID: r.ID, Host: r.Domain, ForceHTTPS: r.ForceHTTPS, Target: t})
+		c.Routes = append(c.Routes, proxy.Route{ID: r.ID, Host: r.Domain, ForceHTTPS: r.ForceHTTPS, Target: t, Options: s.options(r, f, block)})
 	}
 	return c
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -65,10 +66,29 @@ func testState() *state {
 			Target: model.Target{Peer: 3, Port: 53}},
 		{ID: 5, Type: model.RouteL4, Enabled: true, L4: &model.L4{Network: "tcp", Ports: model.PortRange{First: 6000, Last: 6000}, TLS: model.TLSNone},
 			Target: model.Target{Peer: 1, Port: 22}},
+		{ID: 7, Type: model.RouteHTTP, Enabled: true, Domain: "all.example.com", BackendHTTPS: true,
+			Target: model.Target{Peer: 3, Addr: netip.MustParseAddr("10.8.0.9"), Port: 5000}, Web: &model.Web{
+				Block:     model.BlockReply{Action: model.BlockInherit, Body: "kept"},
+				ACL:       model.ACL{Enabled: true, Peers: []model.PeerID{1, 2, 3, 99}}, // 1 is disabled
+				IPFilter:  model.IPFilter{Enabled: true, Mode: model.FilterBlacklist, Rules: []model.IPRule{{Type: "country", Value: "DE"}}},
+				BasicAuth: model.BasicAuth{Enabled: true, User: "u", Hash: "$2a$10$x"},
+				Bots:      model.BotBlocker{Enabled: true, Mode: model.BotCustom, Message: "go", Status: 410},
+				RateLimit: model.RateLimit{Enabled: true, Requests: 7, Window: time.Hour},
+				Breaker:   model.Breaker{Enabled: true, Timeout: time.Minute, State: model.BreakerHalfOpen},
+				ClientTLS: model.ClientTLS{Enabled: true, CA: "PEM"}, Compress: true, Trace: true,
+				Headers:  &model.Headers{Request: []model.HeaderField{{Name: "A", Value: "b"}}},
+				Backends: []model.Backend{{Peer: 1, Port: 80, Weight: 2}, {Peer: 2, Port: 81, Weight: 3}, {Peer: 99, Port: 81, Weight: 3}},
+				Sticky:   model.Sticky{Enabled: true, Cookie: "c", TTL: time.Minute},
+				Retry:    model.Retry{Enabled: true, Count: 9, Statuses: []int{500}},
+				Mirror:   model.Mirror{Enabled: true, Targets: []model.MirrorTarget{{Peer: 1, Port: 82}, {Peer: 2, Port: 83}, {Peer: 99, Port: 83}}},
+				Paths: []model.Path{{Prefix: "/own", Port: 84}, {Prefix: "/other", Strip: true, Peer: 2, Port: 85},
+					{Prefix: "/off", Peer: 1, Port: 86}, {Prefix: "/away", Redirect: "/x", Status: 302}},
+			}},
 		{ID: 6, Type: model.RouteHTTP, Enabled: true, Domain: "skipped.example.com", Target: model.Target{Peer: 3, Port: 1}},
 	} {
 		s.routes = append(s.routes, &r)
 	}
+	slices.SortFunc(s.routes, func(a, b *model.Route) int { return int(a.ID - b.ID) })
 	return s
 }
 
@@ -192,6 +212,7 @@ func TestRecompileEqualsCompile(t *testing.T) {
 	current := new(state)
 	plan := compile(current, &testFacts, nil, testNow)
 	fails := errors.New("left out")
+	named := 0 // peers by options, over time
 	for range 500 {
 		skip := make(map[model.RouteID]error)
 		for _, r := range current.routes {
@@ -222,20 +243,30 @@ func TestRecompileEqualsCompile(t *testing.T) {
 				t.Fatalf("%+v (-compiled +recompiled):\n%s", d, diff)
 			}
 			current = next
+			named += len(current.named())
 			return nil
 		}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if len(current.peers) == 0 || len(current.groups) == 0 || len(current.routes) == 0 {
-		t.Error("the changes left nothing to compare")
+	if len(current.peers) == 0 || len(current.groups) == 0 || len(current.routes) == 0 || named < 1000 {
+		t.Errorf("the changes left nothing to compare, or too little (%d)", named)
 	}
 }
 
 // randomChange adds, changes or deletes a peer, a group or a route.
 func randomChange(tx *store.Tx, rnd *rand.Rand, s *state) error {
-	if rnd.IntN(5) == 0 {
+	switch rnd.IntN(10) {
+	case 0, 1:
 		return randomGroupChange(tx, rnd, s)
+	case 2:
+		key := model.BlockKeys()[rnd.IntN(3)]
+		if rnd.IntN(3) == 0 {
+			_, err := store.Settings.Delete(tx, key)
+			return err
+		}
+		value := []string{model.BlockRedirect, model.BlockCustom, "https://example.org", "a page"}[rnd.IntN(4)]
+		return store.Settings.Put(tx, &store.Setting{Key: key, Value: value})
 	}
 	addr := netip.AddrFrom4([4]byte{10, 8, byte(1 + rnd.IntN(250)), byte(rnd.IntN(250))}).String()
 	switch n := rnd.IntN(6); {
@@ -276,7 +307,10 @@ func randomChange(tx *store.Tx, rnd *rand.Rand, s *state) error {
 			return err
 		}
 		for _, r := range routes {
-			r.Target.Peer, r.Enabled = 0, false
+			r.Forget(id)
+			if r.Target.Peer == id {
+				r.Target.Peer, r.Enabled = 0, false
+			}
 			if err := store.Routes.Put(tx, r); err != nil {
 				return err
 			}
@@ -302,13 +336,45 @@ func randomChange(tx *store.Tx, rnd *rand.Rand, s *state) error {
 	if p, err := store.Peers.Get(tx, s.peers[rnd.IntN(len(s.peers))].ID); err == nil && p != nil && rnd.IntN(3) > 0 {
 		r.Target.Peer = p.ID
 	}
+	if rnd.IntN(2) == 0 {
+		r.Web = randomOptions(tx, rnd, s)
+	}
 	if rnd.IntN(3) == 0 {
+		r.Web = nil
 		r.Type, r.L4 = model.RouteL4, &model.L4{Network: "tcp", Ports: model.PortRange{First: 5000, Last: 5000}, TLS: model.TLSNone}
 	}
 	if r.ID != 0 {
 		return ignoreDuplicate(store.Routes.Put(tx, r))
 	}
 	return ignoreDuplicate(store.Routes.Insert(tx, r))
+}
+
+// randomOptions names some of the peers that are there.
+func randomOptions(tx *store.Tx, rnd *rand.Rand, s *state) *model.Web {
+	w := model.DefaultWeb()
+	w.External, w.ACL.Enabled, w.Mirror.Enabled = rnd.IntN(2) == 0, rnd.IntN(2) == 0, rnd.IntN(2) == 0
+	w.RateLimit.Enabled, w.Sticky.Enabled, w.Compress = rnd.IntN(3) == 0, rnd.IntN(3) == 0, rnd.IntN(3) == 0
+	if w.Breaker.Enabled = rnd.IntN(3) == 0; w.Breaker.Enabled && rnd.IntN(2) == 0 {
+		w.Breaker.State = model.BreakerOpen
+	}
+	for range rnd.IntN(5) {
+		p, err := store.Peers.Get(tx, s.peers[rnd.IntN(len(s.peers))].ID)
+		if err != nil || p == nil {
+			continue
+		}
+		port := uint16(1 + rnd.IntN(9))
+		switch rnd.IntN(4) {
+		case 0:
+			w.ACL.Peers = append(w.ACL.Peers, p.ID)
+		case 1:
+			w.Backends = append(w.Backends, model.Backend{Peer: p.ID, Port: port, Weight: 1})
+		case 2:
+			w.Mirror.Targets = append(w.Mirror.Targets, model.MirrorTarget{Peer: p.ID, Port: port})
+		case 3:
+			w.Paths = append(w.Paths, model.Path{Prefix: fmt.Sprint("/", rnd.Int()), Peer: p.ID, Port: port})
+		}
+	}
+	return &w
 }
 
 func randomGroupChange(tx *store.Tx, rnd *rand.Rand, s *state) error {

@@ -19,6 +19,7 @@ type state struct {
 	groups   []*model.Group
 	routes   []*model.Route
 	exit     []*store.Setting // of model.ExitKeys, those that are stored
+	block    []*store.Setting // of model.BlockKeys
 
 	unreadable []error                  // why records are left out, at the last Apply
 	leftOut    map[model.PeerID]leftOut // peers that no plane would take
@@ -106,15 +107,19 @@ func load(tx *store.Tx, sealer *store.Sealer) *state {
 		s.routes = append(s.routes, r)
 	}
 	var err error
-	if s.exit, err = exitSettings(tx); err != nil {
+	if s.exit, err = settings(tx, model.ExitKeys()); err != nil {
+		s.unreadable = append(s.unreadable, err)
+	}
+	if s.block, err = settings(tx, model.BlockKeys()); err != nil {
 		s.unreadable = append(s.unreadable, err)
 	}
 	return s
 }
 
-// exitSettings reads what is stored of the exit. One that cannot be read says no.
-func exitSettings(tx *store.Tx) (list []*store.Setting, err error) {
-	for _, key := range model.ExitKeys() {
+// settings reads those that are stored. One that cannot be read is empty, which
+// says no.
+func settings(tx *store.Tx, keys []string) (list []*store.Setting, err error) {
+	for _, key := range keys {
 		row, failed := store.Settings.Get(tx, key)
 		if failed != nil {
 			row, err = &store.Setting{Key: key}, failed
@@ -137,8 +142,9 @@ func open(p *model.Peer, sealer *store.Sealer) (*peer, error) {
 // after returns the state that tx leads to from s, and what is different there.
 // Routes in skip count as absent before: no plane has them.
 func (s *state) after(tx *store.Tx, sealer *store.Sealer, skip map[model.RouteID]error) (*state, difference, error) {
-	next := &state{tx.Revision(), slices.Clone(s.peers), slices.Clone(s.groups), slices.Clone(s.routes), s.exit, s.unreadable, s.leftOut}
+	next := &state{tx.Revision(), slices.Clone(s.peers), slices.Clone(s.groups), slices.Clone(s.routes), s.exit, s.block, s.unreadable, s.leftOut}
 	var d difference
+	var named map[model.PeerID]bool
 	for _, c := range tx.Changes() {
 		switch c.Table {
 		case store.Peers.Name():
@@ -151,7 +157,10 @@ func (s *state) after(tx *store.Tx, sealer *store.Sealer, skip map[model.RouteID
 			if err != nil {
 				return nil, d, err
 			}
-			d.addPeer(id, s.peer(id), now)
+			if named == nil {
+				named = s.named()
+			}
+			d.addPeer(id, s.peer(id), now, named[id])
 			next.peers = replace(next.peers, id, now, (*peer).compare)
 			next.leftOut = without(next.leftOut, id)
 		case store.Groups.Name():
@@ -163,14 +172,18 @@ func (s *state) after(tx *store.Tx, sealer *store.Sealer, skip map[model.RouteID
 			d.addGroup(id, s.group(id), now)
 			next.groups = replace(next.groups, id, now, compareGroup)
 		case store.Settings.Name():
-			if !slices.Contains(model.ExitKeys(), store.Settings.Key(c.Key)) {
-				continue
-			}
 			var err error
-			if next.exit, err = exitSettings(tx); err != nil {
+			switch key := store.Settings.Key(c.Key); {
+			case slices.Contains(model.ExitKeys(), key):
+				next.exit, err = settings(tx, model.ExitKeys())
+				d.netstack = true
+			case slices.Contains(model.BlockKeys(), key):
+				next.block, err = settings(tx, model.BlockKeys())
+				d.proxy = true
+			}
+			if err != nil {
 				return nil, d, err
 			}
-			d.netstack = true
 		case store.Routes.Name():
 			id := store.Routes.Key(c.Key)
 			now, err := store.Routes.Get(tx, id)
@@ -198,7 +211,7 @@ func (s *state) check(d difference) error {
 		}
 	}
 	for _, id := range d.gonePeers {
-		if i := slices.IndexFunc(s.routes, func(r *model.Route) bool { return r.Target.Peer == id }); i >= 0 {
+		if i := slices.IndexFunc(s.routes, func(r *model.Route) bool { return r.Names(id) }); i >= 0 {
 			return fmt.Errorf("route %d refers to peer %d, which is being deleted", s.routes[i].ID, id)
 		}
 	}
@@ -213,6 +226,19 @@ func (s *state) check(d difference) error {
 		}
 	}
 	return nil
+}
+
+// named are the peers that options of routes name. The target does not count.
+func (s *state) named() map[model.PeerID]bool {
+	ids := make(map[model.PeerID]bool)
+	for _, r := range s.routes {
+		if r.Web != nil {
+			for _, id := range r.Peers() {
+				ids[id] = true
+			}
+		}
+	}
+	return ids
 }
 
 // orphaned reports whether r leads to a peer that is not there.
