@@ -12,9 +12,9 @@ import (
 // fill reads every section. A record that cannot be read fails the backup: one
 // that silently lacks something is found out when it is too late.
 func (d *Data) fill(tx *store.Tx) error {
-	users := make(map[model.UserID]string)
+	n := &names{peers: make(map[model.PeerID]string), users: make(map[model.UserID]string)}
 	if err := each(store.Users.All(tx), func(u *model.User) error {
-		users[u.ID] = u.Username
+		n.users[u.ID] = u.Username
 		d.Users = append(d.Users, user(u))
 		return nil
 	}); err != nil {
@@ -28,14 +28,13 @@ func (d *Data) fill(tx *store.Tx) error {
 	}); err != nil {
 		return err
 	}
-	peers := make(map[model.PeerID]string)
 	if err := each(store.Peers.All(tx), func(p *model.Peer) error {
-		peers[p.ID] = p.Name
+		n.peers[p.ID] = p.Name
 		c, err := store.Counters.Get(tx, p.ID)
 		if err != nil {
 			return err
 		}
-		d.Peers = append(d.Peers, peer(p, c, groups[p.Group], users[p.User]))
+		d.Peers = append(d.Peers, peer(p, c, groups[p.Group], n.users[p.User]))
 		if p.Gateway != nil {
 			d.GatewayMeta = append(d.GatewayMeta, gateway(p))
 		}
@@ -44,13 +43,13 @@ func (d *Data) fill(tx *store.Tx) error {
 		return err
 	}
 	if err := each(store.Routes.All(tx), func(r *model.Route) error {
-		d.Routes = append(d.Routes, route(r, peers[r.Target.Peer]))
+		d.Routes = append(d.Routes, route(r, n))
 		return nil
 	}); err != nil {
 		return err
 	}
 	if err := each(store.Tokens.All(tx), func(t *model.Token) error {
-		d.APITokens = append(d.APITokens, token(t, peers[t.Peer], users[t.User]))
+		d.APITokens = append(d.APITokens, token(t, n.peers[t.Peer], n.users[t.User]))
 		return nil
 	}); err != nil {
 		return err
@@ -119,8 +118,9 @@ func gateway(p *model.Peer) Gateway {
 	}
 }
 
-func route(r *model.Route, peerName string) Route {
-	out := routeDefaults()
+func route(r *model.Route, n *names) Route {
+	out := Route{TargetKind: "peer"}
+	out.setOptions(r, n)
 	out.Domain, out.Description = orNull(r.Domain), r.Description
 	out.TargetIP, out.TargetPort = r.Target.Addr.String(), r.Target.Port
 	out.HTTPSEnabled, out.BackendHTTPS = bit(r.ForceHTTPS), bit(r.BackendHTTPS)
@@ -130,7 +130,7 @@ func route(r *model.Route, peerName string) Route {
 		out.L4Protocol, out.L4ListenPort, out.L4TLSMode = &r.L4.Network, &ports, &r.L4.TLS
 	}
 	out.CreatedAt, out.UpdatedAt = datetime(r.CreatedAt), datetime(r.UpdatedAt)
-	out.PeerName = orNull(peerName)
+	out.PeerName = orNull(n.peers[r.Target.Peer])
 	return out
 }
 

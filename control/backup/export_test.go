@@ -86,6 +86,8 @@ func fill(t testing.TB, db *store.DB) {
 			{Type: model.RouteHTTP, Domain: "nas.example.com", Enabled: true, Target: model.Target{Peer: nas.ID, Addr: ip("10.8.0.2"), Port: 5000}, ForceHTTPS: true, CreatedAt: noon, UpdatedAt: noon},
 			{Type: model.RouteL4, Target: model.Target{Addr: ip("127.0.0.1"), Port: 1}, Description: text("games"),
 				L4: &model.L4{Network: "udp", Ports: model.PortRange{First: 5000, Last: 5010}, TLS: model.TLSNone}, CreatedAt: noon, UpdatedAt: noon},
+			{Type: model.RouteHTTP, Domain: "all.example.com", Enabled: true, Target: model.Target{Peer: nas.ID, Addr: ip("10.8.0.2"), Port: 5000}, CreatedAt: noon, UpdatedAt: noon,
+				Web: allOptions(nas.ID, home.ID, user.ID)},
 		} {
 			if err := store.Routes.Insert(tx, r); err != nil {
 				return err
@@ -102,6 +104,30 @@ func fill(t testing.TB, db *store.DB) {
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// allOptions has every option on and no value that is the default. 99 is nobody.
+func allOptions(nas, home model.PeerID, user model.UserID) *model.Web {
+	opened := noon
+	return &model.Web{
+		Block:     model.BlockReply{Action: model.BlockCustom, Body: "<p>no</p>", URL: "https://example.org"},
+		ACL:       model.ACL{Enabled: true, Peers: []model.PeerID{home, 99}},
+		IPFilter:  model.IPFilter{Enabled: true, Mode: model.FilterBlacklist, Rules: []model.IPRule{{Type: "country", Value: "DE"}}},
+		BasicAuth: model.BasicAuth{Enabled: true, User: "u", Hash: "$2a$10$x"},
+		Bots:      model.BotBlocker{Enabled: true, Mode: model.BotCustom, Message: "go", Status: 410},
+		RateLimit: model.RateLimit{Enabled: true, Requests: 7, Window: time.Hour},
+		Breaker:   model.Breaker{Enabled: true, Threshold: 7, Timeout: time.Minute, State: model.BreakerOpen, Failures: 3, OpenedAt: &opened},
+		ClientTLS: model.ClientTLS{Enabled: true, CA: "PEM"},
+		Compress:  true,
+		Headers:   &model.Headers{Request: []model.HeaderField{{Name: "A", Value: "b"}}, Response: []model.HeaderField{}},
+		Backends:  []model.Backend{{Peer: nas, Port: 80, Weight: 2}, {Peer: home, Port: 81, Weight: 1}},
+		Sticky:    model.Sticky{Enabled: true, Cookie: "c", TTL: time.Minute},
+		Retry:     model.Retry{Enabled: true, Count: 9, Statuses: []int{500}},
+		Mirror:    model.Mirror{Enabled: true, Targets: []model.MirrorTarget{{Peer: home, Port: 82}}},
+		Paths:     []model.Path{{Prefix: "/a", Strip: true, Peer: home, Port: 83}, {Prefix: "/b", Redirect: "/c", Status: 302}},
+		Trace:     true, Users: []int64{int64(user), 99},
+		Branding: model.Branding{Title: "t", Text: "x", Color: "red", Background: "blue"},
 	}
 }
 
@@ -170,7 +196,9 @@ var columns = map[string]string{
 var additions = map[string]string{
 	"peer_groups": "isolated no_exit",
 	"peers":       "user_name rate_limit_up rate_limit_down quota_bytes quota_action isolated no_exit trusted",
-	"routes":      "user_names external_enabled", "users": "must_change_password", "gateway_meta": "proxy_port",
+	"routes": "user_names external_enabled external_block_action external_block_body external_block_redirect_url " +
+		"client_tls_enabled client_tls_ca paths",
+	"users": "must_change_password", "gateway_meta": "proxy_port",
 }
 
 func TestExportHasEveryColumn(t *testing.T) {

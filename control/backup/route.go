@@ -1,6 +1,11 @@
 package backup
 
-import "gatecontrol/model"
+import (
+	"strconv"
+	"time"
+
+	"gatecontrol/model"
+)
 
 // Route is one entry of routes: every column that GateControl's table has, those
 // that this server has no use for with their default. A file that lacks one
@@ -80,17 +85,81 @@ type Route struct {
 	TargetPeerName *string  `json:"target_peer_name"`
 	ACLPeerNames   []string `json:"acl_peer_names"`
 	UserNames      []string `json:"user_names"` // whom user_ids means
+
+	BlockAction      string  `json:"external_block_action"`
+	BlockBody        *string `json:"external_block_body"`
+	BlockURL         *string `json:"external_block_redirect_url"`
+	ClientTLSEnabled bit     `json:"client_tls_enabled"`
+	ClientTLSCA      *string `json:"client_tls_ca"`
+	Paths            *string `json:"paths"`
 }
 
-// routeDefaults are the columns of a route that asks for nothing.
-func routeDefaults() Route {
-	return Route{
-		ExternalEnabled:   true,
-		RateLimitRequests: 100, RateLimitWindow: "1m",
-		RetryCount: 3, RetryMatchStatus: "502,503,504",
-		StickyCookieName: "gc_sticky", StickyCookieTTL: "3600",
-		CircuitBreakerThreshold: 5, CircuitBreakerTimeout: 30,
-		BotBlockerMode: "block", TargetKind: "peer",
-		ACLPeerNames: []string{}, UserNames: []string{},
-	}
+// names are what records are called that others refer to.
+type names struct {
+	peers map[model.PeerID]string
+	users map[model.UserID]string
 }
+
+// setOptions fills in what a web route has besides its target. The lists that
+// name peers by number, as GateControl's do, have the name of each beside it.
+func (out *Route) setOptions(r *model.Route, n *names) {
+	w := r.Options()
+	out.BasicAuthEnabled, out.BasicAuthUser, out.BasicAuthPasswordHash = bit(w.BasicAuth.Enabled), orNull(w.BasicAuth.User), orNull(w.BasicAuth.Hash)
+	out.IPFilterEnabled, out.IPFilterMode, out.IPFilterRules = bit(w.IPFilter.Enabled), orNull(w.IPFilter.Mode), model.ListText(w.IPFilter.Rules)
+	out.ACLEnabled, out.ExternalEnabled = bit(w.ACL.Enabled), bit(w.External)
+	out.BlockAction, out.BlockBody, out.BlockURL = w.Block.Action, orNull(w.Block.Body), orNull(w.Block.URL)
+	out.ClientTLSEnabled, out.ClientTLSCA = bit(w.ClientTLS.Enabled), orNull(w.ClientTLS.CA)
+	out.UserIDs = model.ListText(w.Users)
+	out.ACLPeerNames, out.UserNames = []string{}, []string{}
+	for _, id := range w.ACL.Peers {
+		if name := n.peers[id]; name != "" {
+			out.ACLPeerNames = append(out.ACLPeerNames, name)
+		}
+	}
+	for _, id := range w.Users {
+		if name := n.users[model.UserID(id)]; name != "" {
+			out.UserNames = append(out.UserNames, name)
+		}
+	}
+	out.BrandingTitle, out.BrandingText = orNull(w.Branding.Title), orNull(w.Branding.Text)
+	out.BrandingColor, out.BrandingBg = orNull(w.Branding.Color), orNull(w.Branding.Background)
+
+	out.CompressEnabled, out.CustomHeaders, out.DebugEnabled = bit(w.Compress), w.Headers.Text(), bit(w.Trace)
+	out.RateLimitEnabled, out.RateLimitRequests, out.RateLimitWindow = bit(w.RateLimit.Enabled), w.RateLimit.Requests, model.RateWindow(w.RateLimit.Window)
+	out.RetryEnabled, out.RetryCount, out.RetryMatchStatus = bit(w.Retry.Enabled), w.Retry.Count, w.Retry.StatusText()
+	out.CircuitBreakerEnabled, out.CircuitBreakerThreshold = bit(w.Breaker.Enabled), w.Breaker.Threshold
+	out.CircuitBreakerTimeout = int(w.Breaker.Timeout / time.Second)
+	out.BotBlockerEnabled, out.BotBlockerMode, out.BotBlockerConfig = bit(w.Bots.Enabled), w.Bots.Mode, w.Bots.ConfigText()
+
+	out.StickyEnabled, out.StickyCookieName = bit(w.Sticky.Enabled), w.Sticky.Cookie
+	out.StickyCookieTTL = strconv.Itoa(int(w.Sticky.TTL / time.Second))
+	backends := make([]namedBackend, len(w.Backends))
+	for i, b := range w.Backends {
+		backends[i] = namedBackend{b, n.peers[b.Peer]}
+	}
+	mirrors := make([]namedMirror, len(w.Mirror.Targets))
+	for i, m := range w.Mirror.Targets {
+		mirrors[i] = namedMirror{m, n.peers[m.Peer]}
+	}
+	paths := make([]namedPath, len(w.Paths))
+	for i, p := range w.Paths {
+		paths[i] = namedPath{p, n.peers[p.Peer]}
+	}
+	out.Backends, out.Paths = model.ListText(backends), model.ListText(paths)
+	out.MirrorEnabled, out.MirrorTargets = bit(w.Mirror.Enabled), model.ListText(mirrors)
+}
+
+type (
+	namedBackend struct {
+		model.Backend
+		PeerName string `json:"peer_name"`
+	}
+	namedMirror struct {
+		model.MirrorTarget
+		PeerName string `json:"peer_name"`
+	}
+	namedPath struct {
+		model.Path
+		PeerName string `json:"peer_name,omitempty"`
+	}
+)
