@@ -11,7 +11,7 @@ import (
 func (s *Server) operations() []*operation {
 	const v1 = "/api/v1"
 	peers, routes := scoped(model.ScopePeers), scoped(model.ScopeRoutes)
-	groups := scoped() // no scope of its own opens them
+	noScope := scoped() // no scope of its own opens it
 	settings := scoped(model.ScopeSettings)
 	logs, system := scoped(model.ScopeLogs), scoped(model.ScopeSystem)
 	return []*operation{
@@ -29,6 +29,8 @@ func (s *Server) operations() []*operation {
 		op("PUT", v1+"/settings/password", "Change the own password", loginOnly().whileMustChange(), s.api, s.changePassword),
 		op("GET", v1+"/settings/exit", "What peers reach through this server", settings, s.api, s.getExit),
 		op("PUT", v1+"/settings/exit", "Change what peers reach through this server", settings, s.api, s.setExit),
+		op("GET", v1+"/settings/route-block-default", "What strangers get of a route that is only for the tunnel", noScope, s.api, s.getBlockDefault),
+		op("PUT", v1+"/settings/route-block-default", "Change what strangers get of a route that is only for the tunnel", noScope, s.api, s.setBlockDefault),
 		op("GET", v1+"/settings/backup", "Save everything as a file", scoped(model.ScopeBackup).secret(), s.api, s.getBackup),
 
 		op("GET", v1+"/tokens", "List tokens", loginOnly(), s.api, s.listTokens),
@@ -46,10 +48,10 @@ func (s *Server) operations() []*operation {
 		op("GET", v1+"/peers/{id}/config", "WireGuard config of a peer", peers.secret(), s.api, s.peerConfig),
 		op("GET", v1+"/peers/{id}/qr", "WireGuard config of a peer as QR code", peers.secret(), s.api, s.peerQR),
 
-		op("GET", v1+"/peer-groups", "List groups of peers", groups, s.api, s.listGroups),
-		op("POST", v1+"/peer-groups", "Create a group of peers", groups, s.api, s.createGroup).creates(),
-		op("PUT", v1+"/peer-groups/{id}", "Change a group of peers", groups, s.api, s.updateGroup),
-		op("DELETE", v1+"/peer-groups/{id}", "Delete a group of peers", groups, s.api, s.deleteGroup),
+		op("GET", v1+"/peer-groups", "List groups of peers", noScope, s.api, s.listGroups),
+		op("POST", v1+"/peer-groups", "Create a group of peers", noScope, s.api, s.createGroup).creates(),
+		op("PUT", v1+"/peer-groups/{id}", "Change a group of peers", noScope, s.api, s.updateGroup),
+		op("DELETE", v1+"/peer-groups/{id}", "Delete a group of peers", noScope, s.api, s.deleteGroup),
 
 		op("GET", v1+"/routes", "List routes", routes, s.api, s.listRoutes),
 		op("POST", v1+"/routes", "Create a route", routes, s.api, s.createRoute).creates(),
@@ -59,6 +61,7 @@ func (s *Server) operations() []*operation {
 		op("PUT", v1+"/routes/{id}", "Change a route", routes, s.api, s.updateRoute),
 		op("DELETE", v1+"/routes/{id}", "Delete a route", routes, s.api, s.deleteRoute),
 		op("PUT", v1+"/routes/{id}/toggle", "Enable or disable a route", routes, s.api, s.toggleRoute),
+		op("POST", v1+"/routes/{id}/circuit-breaker/reset", "Close the circuit breaker of a route", routes, s.api, s.resetBreaker),
 
 		op("GET", v1+"/dashboard/stats", "Numbers of the overview", scoped(), s.api, s.stats),
 		op("GET", v1+"/logs/activity", "Activity log", logs, s.api, s.listActivity),

@@ -32,6 +32,9 @@ var opens = map[string]string{
 	"PUT /api/v1/settings/exit":     "login full-access settings",
 	"GET /api/v1/settings/backup":   "login full-access backup",
 
+	"GET /api/v1/settings/route-block-default": "login full-access read-only",
+	"PUT /api/v1/settings/route-block-default": "login full-access",
+
 	"GET /api/v1/tokens":         "login",
 	"POST /api/v1/tokens":        "login",
 	"DELETE /api/v1/tokens/{id}": "login",
@@ -60,6 +63,8 @@ var opens = map[string]string{
 	"PUT /api/v1/routes/{id}":        "login full-access routes",
 	"DELETE /api/v1/routes/{id}":     "login full-access routes",
 	"PUT /api/v1/routes/{id}/toggle": "login full-access routes",
+
+	"POST /api/v1/routes/{id}/circuit-breaker/reset": "login full-access routes",
 
 	"GET /api/v1/dashboard/stats":    "login full-access read-only",
 	"GET /api/v1/logs/activity":      "login full-access read-only logs",

@@ -64,6 +64,7 @@ func (s *Server) openAPI() ([]byte, error) {
 	reg.RegisterTypeAlias(reflect.TypeFor[model.Field[bool]](), reflect.TypeFor[anyFlag]())
 	reg.RegisterTypeAlias(reflect.TypeFor[model.Field[int64]](), reflect.TypeFor[anyNumber]())
 	reg.RegisterTypeAlias(reflect.TypeFor[model.Field[[]int64]](), reflect.TypeFor[[]int64]())
+	aliasColumns(reg)
 	reg.RegisterTypeAlias(reflect.TypeFor[json.RawMessage](), reflect.TypeFor[anyObject]())
 	doc := &huma.OpenAPI{
 		OpenAPI: "3.1.0",

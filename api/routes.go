@@ -74,6 +74,15 @@ func (s *Server) toggleRoute(ctx context.Context, _ *request, in *routeID) (rout
 	return answerRoute(s.Routes.Toggle(ctx, in.ID))
 }
 
+type breakerAnswer struct {
+	OK     ok     `json:"ok"`
+	Status string `json:"status"`
+}
+
+func (s *Server) resetBreaker(ctx context.Context, _ *request, in *routeID) (breakerAnswer, error) {
+	return breakerAnswer{Status: model.BreakerClosed}, s.Routes.ResetBreaker(ctx, in.ID)
+}
+
 func (s *Server) deleteRoute(ctx context.Context, _ *request, in *routeID) (done, error) {
 	return done{}, s.Routes.Delete(ctx, in.ID)
 }

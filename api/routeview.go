@@ -1,6 +1,9 @@
 package api
 
 import (
+	"strconv"
+	"time"
+
 	"gatecontrol/control/routes"
 	"gatecontrol/model"
 )
@@ -31,11 +34,15 @@ type routeView struct {
 	BackendHTTPS    int01   `json:"backend_https"`
 	CompressEnabled int01   `json:"compress_enabled"`
 	ExternalEnabled int01   `json:"external_enabled"`
+	BlockAction     string  `json:"external_block_action"`
+	BlockBody       *string `json:"external_block_body"`
+	BlockURL        *string `json:"external_block_redirect_url"`
 	CustomHeaders   *string `json:"custom_headers"`
 	Backends        *string `json:"backends"`
 	StickyEnabled   int01   `json:"sticky_enabled"`
 	StickyName      string  `json:"sticky_cookie_name"`
 	StickyTTL       string  `json:"sticky_cookie_ttl"`
+	Paths           *string `json:"paths"`
 
 	BasicAuthEnabled int01          `json:"basic_auth_enabled"`
 	BasicAuthUser    *string        `json:"basic_auth_user"`
@@ -46,6 +53,8 @@ type routeView struct {
 	ACLPeers         []model.PeerID `json:"acl_peers"`
 	ACLPeerIDs       []model.PeerID `json:"acl_peer_ids"`
 	UserIDs          *string        `json:"user_ids"`
+	ClientTLSEnabled int01          `json:"client_tls_enabled"`
+	ClientTLSCA      *string        `json:"client_tls_ca"`
 
 	RateLimitEnabled  int01   `json:"rate_limit_enabled"`
 	RateLimitRequests int     `json:"rate_limit_requests"`
@@ -110,22 +119,15 @@ type routeView struct {
 	UpdatedAt string `json:"updated_at"`
 }
 
-// retryStatuses are what a retry would be made for.
-const retryStatuses = "502,503,504"
-
 func viewRoute(r *routes.View) routeView {
 	v := routeView{
 		ID: r.ID, Domain: orNull(r.Domain), RouteType: r.Type, Enabled: bit(r.Enabled), Description: r.Description,
 		TargetKind: "peer", TargetIP: r.Target.Addr.String(), TargetPort: r.Target.Port,
 		HTTPSEnabled: bit(r.ForceHTTPS), BackendHTTPS: bit(r.BackendHTTPS),
-		ExternalEnabled: 1, StickyName: "gc_sticky", StickyTTL: "3600",
-		ACLPeers: []model.PeerID{}, ACLPeerIDs: []model.PeerID{},
-		RateLimitRequests: 100, RateLimitWindow: "1m",
-		RetryCount: 3, RetryMatchStatus: retryStatuses, RetryStatusCodes: retryStatuses,
-		BreakerThreshold: 5, BreakerTimeout: 30, BreakerStatus: "closed", BotBlockerMode: "block",
 		DomainIsPublic: r.Domain != "" && model.DomainIsPublic(r.Domain), Problem: orNull(r.Error),
 		CreatedAt: dt(r.CreatedAt), UpdatedAt: dt(r.UpdatedAt),
 	}
+	v.show(&r.Route)
 	if r.Target.Peer != 0 {
 		v.PeerID = &r.Target.Peer
 	}
@@ -138,4 +140,38 @@ func viewRoute(r *routes.View) routeView {
 		v.L4Protocol, v.L4ListenPort, v.L4TLSMode = orNull(r.L4.Network), orNull(r.L4.Ports.String()), orNull(r.L4.TLS)
 	}
 	return v
+}
+
+// show fills in what a web route has besides its target, or a port route would
+// have.
+func (v *routeView) show(r *model.Route) {
+	w := r.Options()
+	v.ExternalEnabled, v.BlockAction = bit(w.External), w.Block.Action
+	v.BlockBody, v.BlockURL = orNull(w.Block.Body), orNull(w.Block.URL)
+	v.ACLEnabled, v.ACLPeers = bit(w.ACL.Enabled), append([]model.PeerID{}, w.ACL.Peers...)
+	v.ACLPeerIDs = v.ACLPeers
+	v.IPFilterEnabled, v.IPFilterMode, v.IPFilterRules = bit(w.IPFilter.Enabled), orNull(w.IPFilter.Mode), model.ListText(w.IPFilter.Rules)
+	v.BasicAuthEnabled, v.BasicAuthUser = bit(w.BasicAuth.Enabled), orNull(w.BasicAuth.User)
+	v.ClientTLSEnabled, v.ClientTLSCA = bit(w.ClientTLS.Enabled), orNull(w.ClientTLS.CA)
+
+	v.RateLimitEnabled, v.RateLimitRequests = bit(w.RateLimit.Enabled), w.RateLimit.Requests
+	v.RateLimitWindow = model.RateWindow(w.RateLimit.Window)
+	v.RetryEnabled, v.RetryCount = bit(w.Retry.Enabled), w.Retry.Count
+	v.RetryMatchStatus = w.Retry.StatusText()
+	v.RetryStatusCodes = v.RetryMatchStatus
+	v.BreakerEnabled, v.BreakerThreshold = bit(w.Breaker.Enabled), w.Breaker.Threshold
+	v.BreakerTimeout = int(w.Breaker.Timeout / time.Second)
+	v.BreakerStatus, v.BreakerFailures, v.BreakerOpenedAt = w.Breaker.State, w.Breaker.Failures, isoOrNull(w.Breaker.OpenedAt)
+
+	v.CompressEnabled, v.DebugEnabled = bit(w.Compress), bit(w.Trace)
+	v.CustomHeaders = w.Headers.Text()
+	v.Backends, v.Paths = model.ListText(w.Backends), model.ListText(w.Paths)
+	v.StickyEnabled, v.StickyName = bit(w.Sticky.Enabled), w.Sticky.Cookie
+	v.StickyTTL = strconv.Itoa(int(w.Sticky.TTL / time.Second))
+	v.MirrorEnabled, v.MirrorTargets = bit(w.Mirror.Enabled), model.ListText(w.Mirror.Targets)
+	v.BotBlockerEnabled, v.BotBlockerMode = bit(w.Bots.Enabled), w.Bots.Mode
+	v.BotBlockerConfig = w.Bots.ConfigText()
+	v.UserIDs = model.ListText(w.Users)
+	v.BrandingTitle, v.BrandingText = orNull(w.Branding.Title), orNull(w.Branding.Text)
+	v.BrandingColor, v.BrandingBG = orNull(w.Branding.Color), orNull(w.Branding.Background)
 }

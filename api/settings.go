@@ -36,3 +36,27 @@ type exitChange struct {
 func (s *Server) setExit(ctx context.Context, _ *request, in *exitChange) (done, error) {
 	return done{}, s.Settings.SetExit(ctx, in.Body)
 }
+
+type blockDefault struct {
+	Action      string  `json:"action" doc:"not_found, custom, redirect or empty"`
+	Body        *string `json:"body" doc:"HTML, for custom"`
+	RedirectURL *string `json:"redirect_url" doc:"For redirect"`
+}
+
+type blockDefaultAnswer struct {
+	OK   ok           `json:"ok"`
+	Data blockDefault `json:"data"`
+}
+
+func (s *Server) getBlockDefault(ctx context.Context, _ *request, _ *none) (blockDefaultAnswer, error) {
+	b, err := s.Settings.BlockDefault(ctx)
+	return blockDefaultAnswer{Data: blockDefault{b.Action, orNull(b.Body), orNull(b.URL)}}, err
+}
+
+type blockDefaultChange struct {
+	Body settings.BlockInput
+}
+
+func (s *Server) setBlockDefault(ctx context.Context, _ *request, in *blockDefaultChange) (done, error) {
+	return done{}, s.Settings.SetBlockDefault(ctx, in.Body)
+}

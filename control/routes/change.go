@@ -3,6 +3,7 @@ package routes
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"gatecontrol/control/events"
@@ -14,6 +15,9 @@ import (
 // KindConflict for a domain or port that is taken (Code PORT_CONFLICT, Detail
 // model.PortConflict) and for one route too many.
 func (s *Service) Create(ctx context.Context, in Input) (View, error) {
+	if err := s.hash(ctx, &in.Access); err != nil {
+		return View{}, err
+	}
 	return s.update(ctx, func(tx *store.Tx, now time.Time) (*model.Route, error) {
 		r := &model.Route{Type: model.RouteHTTP, Enabled: true, ForceHTTPS: true, CreatedAt: now}
 		if err := s.change(tx, r, &in, now); err != nil {
@@ -37,11 +41,15 @@ func (s *Service) Create(ctx context.Context, in Input) (View, error) {
 
 // Update changes the fields of a route that in holds.
 func (s *Service) Update(ctx context.Context, id model.RouteID, in Input) (View, error) {
+	if err := s.hash(ctx, &in.Access); err != nil {
+		return View{}, err
+	}
 	return s.update(ctx, func(tx *store.Tx, now time.Time) (*model.Route, error) {
 		r, err := load(tx, id)
 		if err != nil {
 			return nil, err
 		}
+		was := r.Options()
 		set(&r.Enabled, in.Enabled)
 		if err := s.change(tx, r, &in, now); err != nil {
 			return nil, err
@@ -49,9 +57,12 @@ func (s *Service) Update(ctx context.Context, id model.RouteID, in Input) (View,
 		if err := put(store.Routes.Put(tx, r)); err != nil {
 			return nil, err
 		}
-		return r, events.Append(ctx, tx, now, events.Entry{
+		if err := events.Append(ctx, tx, now, events.Entry{
 			Type: "route_updated", Message: title(r) + " was changed", Details: details(r),
-		})
+		}); err != nil {
+			return nil, err
+		}
+		return r, tellOptions(ctx, tx, now, r, was)
 	})
 }
 
@@ -199,4 +210,32 @@ func title(r *model.Route) string {
 
 func details(r *model.Route) map[string]any {
 	return map[string]any{"routeId": r.ID, "domain": r.Domain, "targetIp": r.Target.Addr.String(), "targetPort": r.Target.Port}
+}
+
+// tellOptions notes what changed of the options that have events of their own.
+func tellOptions(ctx context.Context, tx *store.Tx, now time.Time, r *model.Route, was model.Web) error {
+	is := r.Options()
+	for _, c := range []struct {
+		changed    bool
+		typ, about string
+	}{
+		{was.ACL.Enabled != is.ACL.Enabled, "route_acl_toggled", "the ACL of %s was switched " + onOff(is.ACL.Enabled)},
+		{!slices.Equal(was.ACL.Peers, is.ACL.Peers), "route_acl_peers_changed", "the peers in the ACL of %s were changed"},
+		{was.Mirror.Enabled != is.Mirror.Enabled || !slices.Equal(was.Mirror.Targets, is.Mirror.Targets), "route_mirror_changed", "the mirrors of %s were changed"},
+	} {
+		if !c.changed {
+			continue
+		}
+		if err := events.Append(ctx, tx, now, events.Entry{Type: c.typ, Message: fmt.Sprintf(c.about, title(r)), Details: details(r)}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func onOff(on bool) string {
+	if on {
+		return "on"
+	}
+	return "off"
 }

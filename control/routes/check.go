@@ -2,6 +2,7 @@ package routes
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -30,6 +31,11 @@ func (s *Service) check(tx *store.Tx, r *model.Route, retarget bool, bad *model.
 	}
 	if r.Target.Peer != 0 {
 		return nil
+	}
+	for i, p := range r.Options().Paths {
+		if p.Peer == 0 && s.blocked[p.Port] && s.isOwn(r.Target.Addr) {
+			bad.Add(fmt.Sprintf("paths[%d]", i), "port %d of this host is reserved", p.Port)
+		}
 	}
 	if a := r.Target.Addr; (r.Enabled || retarget) && a != defaultTarget {
 		if s.orphan(r) {

@@ -25,6 +25,11 @@ type Input struct {
 	L4Protocol   model.Field[string] `json:"l4_protocol"`
 	L4ListenPort model.Field[string] `json:"l4_listen_port"`
 
+	Access
+	Traffic
+	Upstreams
+	Appearance
+
 	// all are all members of the request. Some ask for what this server does not
 	// do; see absent.
 	all members
@@ -73,7 +78,7 @@ func (in *Input) apply(tx *store.Tx, r *model.Route, bad *model.Invalids) error 
 	set(&r.BackendHTTPS, in.BackendHTTPS)
 	in.applyL4(r, bad)
 	checkAbsent(in.all, r.Type, bad)
-	return nil
+	return in.applyWeb(tx, r, bad)
 }
 
 func set(p *bool, f model.Field[bool]) { *p = f.Or(*p) }

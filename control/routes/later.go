@@ -17,31 +17,35 @@ var absent = []struct {
 	unless func(members) bool // when true, the field means nothing
 	only   model.RouteType    // "": both
 }{
-	{field: "basic_auth_enabled", asks: on},
-	{field: "basic_auth_password", asks: filled, unless: basicAuthOff}, // user and password alone switch it on
-	{field: "ip_filter_enabled", asks: on},
-	{field: "acl_enabled", asks: on},
-	{field: "external_enabled", asks: off},
-	{field: "user_ids", asks: filled},
-	{field: "rate_limit_enabled", asks: on},
-	{field: "retry_enabled", asks: on},
-	{field: "circuit_breaker_enabled", asks: on},
-	{field: "mirror_enabled", asks: on},
-	{field: "debug_enabled", asks: on},
-	{field: "bot_blocker_enabled", asks: on},
 	{field: "monitoring_enabled", asks: on},
-	{field: "compress_enabled", asks: on},
-	{field: "custom_headers", asks: filled},
-	{field: "backends", asks: filled},
-	{field: "sticky_enabled", asks: on},
-	{field: "branding_title", asks: filled},
-	{field: "branding_text", asks: filled},
-	{field: "branding_color", asks: filled},
-	{field: "branding_bg", asks: filled},
 	{field: "target_kind", asks: otherThan("peer")},
 	{field: "target_peer_id", asks: filled, unless: targetsPeer},
 	{field: "target_pool_id", asks: filled, unless: targetsPeer},
 	{field: "l4_tls_mode", asks: otherThan(model.TLSNone), only: model.RouteL4},
+}
+
+// option is one that can be read and stored, and that the proxy does not act on
+// yet.
+type option struct {
+	field string
+	on    func(*model.Web) bool
+}
+
+// waiting lists them. A route must not have one that is on.
+var waiting = []option{
+	{"bot_blocker_enabled", func(w *model.Web) bool { return w.Bots.Enabled }},
+	{"debug_enabled", func(w *model.Web) bool { return w.Trace }},
+	{"compress_enabled", func(w *model.Web) bool { return w.Compress }},
+	{"mirror_enabled", func(w *model.Web) bool { return w.Mirror.Enabled }},
+}
+
+// checkWaiting notes what of the options of a route nobody would act on.
+func checkWaiting(w *model.Web, bad *model.Invalids) {
+	for _, o := range waiting {
+		if o.on(w) {
+			bad.Add(o.field, "this server does not offer it yet")
+		}
+	}
 }
 
 // checkAbsent notes every member that asks a route of type t for what this server
@@ -56,12 +60,6 @@ func checkAbsent(m members, t model.RouteType, bad *model.Invalids) {
 	}
 }
 
-// basicAuthOff reports whether m says so, and not merely leaves it out.
-func basicAuthOff(m members) bool {
-	raw, ok := m["basic_auth_enabled"]
-	return ok && !on(raw)
-}
-
 // targetsPeer reports whether m says so: then the target fields of gateways are
 // leftovers of a form.
 func targetsPeer(m members) bool {
@@ -73,12 +71,6 @@ func targetsPeer(m members) bool {
 func on(raw json.RawMessage) bool {
 	var f model.Field[bool]
 	return json.Unmarshal(raw, &f) != nil || f.Value
-}
-
-// off reports whether raw is anything but null or an on switch.
-func off(raw json.RawMessage) bool {
-	var f model.Field[bool]
-	return json.Unmarshal(raw, &f) != nil || !f.Null && !f.Value
 }
 
 // otherThan reports whether raw is neither empty nor the text def.

@@ -45,6 +45,7 @@ type Options struct {
 type Service struct {
 	o       Options
 	blocked map[uint16]bool
+	hasher  hasher
 }
 
 // View is a route and what is known of it.
@@ -75,7 +76,7 @@ func New(o Options) *Service {
 		o.MaxRange = defaultMaxRange
 	}
 	o.AdminHost, _ = model.NormalizeHost(o.AdminHost)
-	s := &Service{o: o, blocked: make(map[uint16]bool, len(o.Blocked))}
+	s := &Service{o: o, blocked: make(map[uint16]bool, len(o.Blocked)), hasher: newHasher()}
 	for _, p := range o.Blocked {
 		s.blocked[p] = true
 	}

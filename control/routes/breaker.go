@@ -1,0 +1,34 @@
+package routes
+
+import (
+	"context"
+	"time"
+
+	"gatecontrol/control/events"
+	"gatecontrol/model"
+	"gatecontrol/store"
+)
+
+// ResetBreaker closes the circuit breaker of a route. Kinds: KindNotFound, and
+// KindInvalid where it is not switched on.
+func (s *Service) ResetBreaker(ctx context.Context, id model.RouteID) error {
+	_, err := s.update(ctx, func(tx *store.Tx, now time.Time) (*model.Route, error) {
+		r, err := load(tx, id)
+		if err != nil {
+			return nil, err
+		}
+		w := r.Options()
+		if !w.Breaker.Enabled {
+			return nil, model.Failure(model.KindInvalid, "the circuit breaker of this route is off")
+		}
+		w.Breaker.Close()
+		r.Web, r.UpdatedAt = &w, now
+		if err := store.Routes.Put(tx, r); err != nil {
+			return nil, err
+		}
+		return r, events.Append(ctx, tx, now, events.Entry{
+			Type: "circuit_breaker_reset", Message: "the circuit breaker of " + title(r) + " was closed by hand", Details: details(r),
+		})
+	})
+	return err
+}
