@@ -25,6 +25,8 @@ type answer struct {
 	length     int64
 	keepAlive  bool
 	dated      bool
+	vary       bool   // the coding depends on the client
+	coding     coding // that the client gets
 }
 
 // answerEnd returns the length of the head at the start of b, 0 if it is not
@@ -138,15 +140,22 @@ func (a *answer) statusLine(line []byte) bool {
 // it. stream tells that the body follows as it comes: in chunks, unless it has a
 // length.
 func (a *answer) appendHead(b []byte, r *route, stream bool) []byte {
-	chunks := stream && a.framing != fixedBody
+	chunks := stream && (a.framing != fixedBody || a.coding != identity)
 	b = append(b, "HTTP/1.1 "...)
 	b = strconv.AppendInt(b, int64(a.status), 10)
 	b = append(append(append(b, ' '), a.reason...), "\r\n"...)
 	for i := range a.fields {
 		f := &a.fields[i]
-		switch {
-		case r.toClient.has(f.name):
+		if r.toClient.has(f.name) {
 			continue
+		}
+		if a.coding != identity {
+			var done bool
+			if b, done = a.appendCoded(b, f); done {
+				continue
+			}
+		}
+		switch {
 		case f.kind == lengthField:
 			if a.status == 204 || a.status < 200 {
 				continue // RFC 9110, section 8.6
@@ -164,6 +173,9 @@ func (a *answer) appendHead(b []byte, r *route, stream bool) []byte {
 			continue
 		}
 		b = appendField(b, f.name, f.value)
+	}
+	if a.vary {
+		b = a.appendCoding(b)
 	}
 	b = r.toClient.append(b)
 	if chunks {

@@ -122,6 +122,7 @@ type route struct {
 	balance    *balance      // instead of upstream, if there are several
 	sticky     string        // the cookie that names one of them; empty: none does
 	paths      []pathRule
+	compress   bool
 	toBackend  setFields // on requests
 	toClient   setFields // on answers of the backend
 }
@@ -241,6 +242,7 @@ func (s *Server) addOptions(snap, prev *snapshot, r *route) (err error) {
 			return err
 		}
 	}
+	r.compress = r.options.Compress && !r.toClient.has([]byte("content-encoding"))
 	r.upstream = s.upstream(snap, prev, r, r.target)
 	if r.balance, err = s.balance(snap, prev, r); err != nil {
 		return err

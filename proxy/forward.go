@@ -38,10 +38,11 @@ type exchange struct {
 	left      atomic.Bool // the client has gone away
 	direct    bool        // the answer has its length and goes to the client as it is
 
-	tried uint32 // backends of the route that were chosen
-	mark  string // for a new sticky cookie
-	kept  spool  // the beginning of the body, where it may have to be sent again
-	held  bool   // all of the body is in out or kept
+	tried   uint32   // backends of the route that were chosen
+	mark    string   // for a new sticky cookie
+	encoder *encoder // the answer goes through it; nil if it goes as it is
+	kept    spool    // the beginning of the body, where it may have to be sent again
+	held    bool     // all of the body is in out or kept
 }
 
 var errPanic = errors.New("panic")
@@ -54,15 +55,24 @@ func (ex *exchange) release() {
 	ex.body, ex.uploading, ex.uploaded, ex.uploadErr = nil, false, nil, nil
 	ex.watching, ex.direct, ex.held = false, false, false
 	ex.tried, ex.mark = 0, ""
-	if len(ex.kept.pieces) > 0 {
-		ex.kept.release(&ex.srv.pieces, &ex.srv.heldBodies)
-	}
+	ex.giveBack()
 	ex.stopping.Store(false)
 	ex.left.Store(false)
 	if cap(ex.out) > maxInlineBody+firstBuffer {
 		ex.out = nil
 	}
 	ex.srv.exchanges.Put(ex)
+}
+
+// giveBack returns what is taken from a bounded store.
+func (ex *exchange) giveBack() {
+	if len(ex.kept.pieces) > 0 {
+		ex.kept.release(&ex.srv.pieces, &ex.srv.heldBodies)
+	}
+	if ex.encoder != nil {
+		ex.encoder.release(ex.srv)
+		ex.encoder = nil
+	}
 }
 
 // forward sends a request to the target of its route and makes its answer that
@@ -79,6 +89,7 @@ func (s *Server) forward(ctx *fasthttp.RequestCtx, cl client, snap *snapshot, r 
 	defer func() {
 		if !settled { // a panic, which must not leave anything open
 			ex.drop()
+			ex.giveBack()
 		}
 	}()
 	if ctx.Request.IsBodyStream() {
@@ -281,6 +292,9 @@ func (ex *exchange) relay(ctx *fasthttp.RequestCtx) error {
 	}
 	bc.body.reset(&bc.in, a.framing, a.length)
 	small, whole := bc.body.take(maxAnswerHead)
+	if ex.route.compress {
+		small = ex.encode(ctx.Request.Header.IsHead(), small, whole)
+	}
 	framed := ex.client.Version() != version10 // an end of its own can mark the end of a body
 	ex.out = ex.appendSticky(a.appendHead(ex.out[:0], ex.route, !whole && framed))
 	if err := ex.heads.read(&ctx.Response.Header, append(ex.out, "\r\n"...)); err != nil {

@@ -83,6 +83,9 @@ type Server struct {
 	visits, exchanges, pieces, heads sync.Pool
 	bridges, h2streams, h2queues     sync.Pool
 
+	encoders                [codings]sync.Pool
+	encoding, eventEncoding atomic.Int32 // in use
+
 	stickyKey  []byte
 	heldBodies budget    // of bodies that are kept to be sent again
 	began      time.Time // what elapsed counts from

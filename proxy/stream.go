@@ -10,7 +10,7 @@ import (
 // piece if that is here, and for nothing else.
 func (ex *exchange) stream(ctx *fasthttp.RequestCtx, begun bool) {
 	size := -1
-	if ex.answer.framing == fixedBody {
+	if ex.answer.framing == fixedBody && ex.encoder == nil {
 		size = int(ex.answer.length)
 		ex.direct = true
 	}
@@ -65,6 +65,10 @@ func (st *answerStream) Read(p []byte) (int, error) {
 // there. An error, here or from w, ends the connection of the client without
 // the end of the body.
 func (st *answerStream) WriteTo(w io.Writer) (total int64, err error) {
+	defer st.srv.survive("answer", func() { err = errPanic }) // Close ends the exchange
+	if st.encoder != nil {
+		return st.encodeTo(w)
+	}
 	buf := st.srv.pieces.Get().(*piece)
 	defer st.srv.pieces.Put(buf)
 	kept := 0

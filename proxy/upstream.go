@@ -218,14 +218,35 @@ func (bc *backendConn) alive() bool {
 	if bc.sock == nil {
 		return time.Since(bc.used) < moment
 	}
-	open := false
-	err := bc.sock.Read(func(fd uintptr) bool {
-		var b [1]byte
-		_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		open = err == syscall.EAGAIN
+	n, err := bc.peek()
+	return n < 0 && err == syscall.EAGAIN
+}
+
+// hasMore reports whether reading the body goes on without a wait, as far as can be
+// told.
+func (bc *backendConn) hasMore() bool {
+	if b := &bc.body; b.framing == chunkedBody && b.canGoOn() || b.framing != chunkedBody && len(bc.in.buffered()) > 0 {
 		return true
-	})
-	return err == nil && open
+	}
+	if bc.sock == nil {
+		return false
+	}
+	n, _ := bc.peek()
+	return n > 0
+}
+
+// peek looks whether the socket can be read: n is negative if it cannot, and 0 at
+// its end.
+func (bc *backendConn) peek() (n int, err error) {
+	n = -1
+	if rerr := bc.sock.Read(func(fd uintptr) bool {
+		var b [1]byte
+		n, _, err = syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		return true
+	}); rerr != nil {
+		return -1, rerr
+	}
+	return n, err
 }
 
 // backendInput is a backendConn as the io.Reader below its source. A backend may
