@@ -96,6 +96,8 @@ type fixture struct {
 	health Health
 
 	conditions []telemetry.Condition
+	access     *telemetry.AccessLog
+	trace      []model.TraceEntry
 
 	admins int
 }
@@ -118,6 +120,9 @@ func newFixture(t testing.TB, change ...func(*Options)) *fixture {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = f.db.Close() })
+	if f.access, err = telemetry.NewAccessLog(telemetry.AccessLogOptions{Path: filepath.Join(dir, "access.log"), Log: log}); err != nil {
+		t.Fatal(err)
+	}
 	o := Options{
 		Log: log, BaseURL: &url.URL{Scheme: "http", Host: "gate.example.com"}, Version: "1.2.3", AdminUser: "admin",
 		LoginLimit: 10, APILimit: 1000, Now: f.clock.now,
@@ -137,8 +142,16 @@ func newFixture(t testing.TB, change ...func(*Options)) *fixture {
 		},
 		Reload:     func(context.Context) error { return nil },
 		Conditions: func() []telemetry.Condition { return f.conditions },
-		Events:     events.NewLog(f.db, log),
-		Backup:     backup.New(backup.Options{DB: f.db, Now: f.clock.now}),
+		AccessLog:  f.access.List,
+		Trace: func(id model.RouteID, limit int, since time.Time) []model.TraceEntry {
+			i := slices.IndexFunc(f.trace, func(e model.TraceEntry) bool { return !e.At.After(since) })
+			if i < 0 {
+				i = len(f.trace)
+			}
+			return f.trace[:min(i, limit)]
+		},
+		Events: events.NewLog(f.db, log),
+		Backup: backup.New(backup.Options{DB: f.db, Now: f.clock.now}),
 	}
 	status := func() map[model.PublicKey]model.PeerStatus { return f.status }
 	o.Accounts, err = accounts.New(accounts.Options{DB: f.db, Log: log, SessionMaxAge: 24 * time.Hour, Now: f.clock.now})

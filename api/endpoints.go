@@ -62,9 +62,11 @@ func (s *Server) operations() []*operation {
 		op("DELETE", v1+"/routes/{id}", "Delete a route", routes, s.api, s.deleteRoute),
 		op("PUT", v1+"/routes/{id}/toggle", "Enable or disable a route", routes, s.api, s.toggleRoute),
 		op("POST", v1+"/routes/{id}/circuit-breaker/reset", "Close the circuit breaker of a route", routes, s.api, s.resetBreaker),
+		op("GET", v1+"/routes/{id}/trace", "Last requests to a route", routes, s.api, s.traceRoute),
 
 		op("GET", v1+"/dashboard/stats", "Numbers of the overview", scoped(), s.api, s.stats),
 		op("GET", v1+"/logs/activity", "Activity log", logs, s.api, s.listActivity),
+		op("GET", v1+"/logs/access", "Access log", logs, s.api, s.listAccess),
 		op("GET", v1+"/logs/recent", "Newest of the activity log", logs, s.api, s.recentActivity),
 		op("GET", v1+"/system/conditions", "Lasting states that a person should know of", system, s.api, s.listConditions),
 		op("GET", v1+"/system/dns/status", "Internal zone", system, s.api, s.getDNSStatus),

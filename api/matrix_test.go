@@ -63,11 +63,13 @@ var opens = map[string]string{
 	"PUT /api/v1/routes/{id}":        "login full-access routes",
 	"DELETE /api/v1/routes/{id}":     "login full-access routes",
 	"PUT /api/v1/routes/{id}/toggle": "login full-access routes",
+	"GET /api/v1/routes/{id}/trace":  "login full-access read-only routes",
 
 	"POST /api/v1/routes/{id}/circuit-breaker/reset": "login full-access routes",
 
 	"GET /api/v1/dashboard/stats":    "login full-access read-only",
 	"GET /api/v1/logs/activity":      "login full-access read-only logs",
+	"GET /api/v1/logs/access":        "login full-access read-only logs",
 	"GET /api/v1/logs/recent":        "login full-access read-only logs",
 	"GET /api/v1/system/conditions":  "login full-access read-only system",
 	"GET /api/v1/system/dns/status":  "login full-access read-only system",

@@ -46,6 +46,11 @@ type Options struct {
 
 	Conditions func() []telemetry.Condition // that last, in the order in which they are listed
 
+	// AccessLog returns requests to the proxy, newest first, and their number in all.
+	AccessLog func(q telemetry.AccessQuery, limit, offset int) ([]telemetry.AccessEntry, int, error)
+	// Trace returns the last requests to a route since a time, newest first.
+	Trace func(id model.RouteID, limit int, since time.Time) []model.TraceEntry
+
 	DNS          DNS
 	BaseURL      *url.URL
 	AllowedHosts []string // Host values served besides that of BaseURL, localhost and addresses
@@ -112,7 +117,7 @@ type Server struct {
 // an error.
 func New(o Options) (*Server, error) {
 	if o.Log == nil || o.Accounts == nil || o.Peers == nil || o.Routes == nil || o.Settings == nil || o.Backup == nil || o.Events == nil ||
-		o.WG == nil || o.Proxy == nil || o.Health == nil || o.Traffic == nil || o.Reload == nil || o.Conditions == nil || o.BaseURL == nil {
+		o.WG == nil || o.Proxy == nil || o.Health == nil || o.Traffic == nil || o.Reload == nil || o.Conditions == nil || o.AccessLog == nil || o.Trace == nil || o.BaseURL == nil {
 		return nil, errors.New("api: every service and func is required")
 	}
 	if o.LoginLimit < 1 || o.APILimit < 1 {

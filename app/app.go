@@ -56,6 +56,7 @@ type App struct {
 	reconciler *reconcile.Reconciler
 	traffic    *telemetry.Traffic
 	conditions *telemetry.Conditions
+	access     *telemetry.AccessLog // nil: off
 	activity   *events.Log
 	accounts   *accounts.Service
 	peers      *peers.Service
@@ -222,9 +223,13 @@ func (a *App) openPorts(context.Context) (err error) {
 func (a *App) buildPlanes(context.Context) (err error) {
 	s := a.options
 	dial := a.newDialer().dial
+	observe, err := a.newAccessLog()
+	if err != nil {
+		return err
+	}
 	if a.proxy, err = proxy.New(proxy.Options{
 		Log: a.log.With("part", "proxy"), Dial: dial, DialAdmin: a.web.pipe.dial,
-		Certificate: a.authority.Certificate, HTTPSPort: portOf(a.web.https), Clients: a.clients(),
+		Certificate: a.authority.Certificate, HTTPSPort: portOf(a.web.https), Clients: a.clients(), Observe: observe,
 	}); err != nil {
 		return err
 	}

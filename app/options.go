@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -30,6 +31,8 @@ type Options struct {
 	TLSIssuer    string   `name:"tls-issuer" env:"GC_TLS_ISSUER" default:"auto" enum:"auto,internal" help:"Who issues certificates: ${enum}."`
 
 	TrustedProxies []netip.Prefix `name:"trusted-proxies" env:"GC_TRUSTED_PROXIES" help:"Networks whose X-Forwarded headers are believed."`
+
+	AccessLog string `name:"access-log" env:"GC_ACCESS_LOG" placeholder:"access.log in the data directory" help:"File with one line per request; off for none."`
 
 	AdminUser      string       `name:"admin-user" env:"GC_ADMIN_USER" default:"admin" help:"Administrator made at the first start."`
 	AdminPassword  model.Secret `name:"admin-password" env:"GC_ADMIN_PASSWORD" help:"Password for it; without one, one is made up and printed once."`
@@ -244,6 +247,17 @@ func (s *checked) publicAddrs() []netip.Addr {
 		return []netip.Addr{a.Unmap()}
 	}
 	return nil
+}
+
+// accessLog is the path of the access log, empty if it is off.
+func (s *checked) accessLog() string {
+	switch s.AccessLog {
+	case "off":
+		return ""
+	case "":
+		return filepath.Join(s.DataDir, "access.log")
+	}
+	return s.AccessLog
 }
 
 // blockedPorts are those that port routes cannot take: the configured ones and

@@ -79,15 +79,18 @@ func (a *App) openTunnelPorts(context.Context) error {
 // serve starts everything that accepts or repeats.
 func (a *App) serve(ctx context.Context) error {
 	a.started = a.now()
+	sources := []func() []telemetry.Condition{
+		telemetry.StoreConditions(a.db), a.traffic.Conditions, a.reconciler.Conditions,
+		telemetry.TunnelConditions(a.db, func() (model.Trouble, []model.PeerStatus) {
+			t := a.tunnel.Status()
+			return t.Trouble, t.Peers
+		}),
+	}
+	if a.access != nil {
+		sources = append(sources, a.access.Conditions)
+	}
 	a.conditions = telemetry.NewConditions(telemetry.ConditionsOptions{
-		Log: a.log.With("part", "conditions"), Now: a.now, Interval: telemetry.DefaultConditionsInterval,
-		Sources: []func() []telemetry.Condition{
-			telemetry.StoreConditions(a.db), a.traffic.Conditions, a.reconciler.Conditions,
-			telemetry.TunnelConditions(a.db, func() (model.Trouble, []model.PeerStatus) {
-				t := a.tunnel.Status()
-				return t.Trouble, t.Peers
-			}),
-		},
+		Log: a.log.With("part", "conditions"), Now: a.now, Interval: telemetry.DefaultConditionsInterval, Sources: sources,
 	})
 	var err error
 	if a.api, err = api.New(a.apiOptions()); err != nil {
@@ -101,6 +104,9 @@ func (a *App) serve(ctx context.Context) error {
 		a.activity.Run, a.accounts.Run, a.peers.Run, a.reconciler.Run, a.traffic.Run, a.conditions.Run,
 	} {
 		a.loop(func() error { return run(loopCtx) })
+	}
+	if a.access != nil {
+		a.loop(func() error { return a.access.Run(loopCtx) })
 	}
 	if a.resolver != nil {
 		a.onStop("dns", a.resolver.Close)
@@ -208,7 +214,8 @@ func (a *App) apiOptions() api.Options {
 			}
 		},
 		Conditions: a.conditions.List,
-		Reload:     a.reload, DNS: api.DNS{Enabled: a.resolver != nil, Domain: s.DNSDomain, Gateway: s.WGGateway},
+		AccessLog:  a.accessEntries, Trace: a.proxy.Trace,
+		Reload: a.reload, DNS: api.DNS{Enabled: a.resolver != nil, Domain: s.DNSDomain, Gateway: s.WGGateway},
 		BaseURL: s.baseURL, AllowedHosts: s.AllowedHosts, AdminUser: s.AdminUser, Version: a.version,
 		LoginLimit: s.RateLimitLogin, APILimit: s.RateLimitAPI, Clients: a.clients(), Now: a.now,
 	}

@@ -171,7 +171,7 @@ var contentLength = []byte("content-length")
 // of the request is repeated.
 func (b *bridge) refuse(status int) {
 	b.fields, b.arena = b.fields[:0], b.arena[:0]
-	head, text := refusalHead(status)
+	head, text := b.srv.refusalHead(b, status)
 	for rest := head; ; {
 		var line []byte
 		if line, rest = cutLine(rest); len(line) == 0 {

@@ -117,6 +117,7 @@ type route struct {
 	target     Target
 	options    *RouteOptions // never nil
 	gates      []namedGate   // in the order of the pipeline
+	trace      *traceRing    // nil: off
 	clientAuth *clientAuth   // nil: clients need no certificate
 	upstream   upstream      // target, and how it is reached
 	balance    *balance      // instead of upstream, if there are several

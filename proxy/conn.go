@@ -221,7 +221,7 @@ func (c *conn) settle() bool {
 // request is repeated.
 func (c *conn) refuse(status int) error {
 	c.lingers = true
-	_, _ = c.Write(refusal(status))
+	_, _ = c.Write(c.srv.refusal(c, status))
 	return io.EOF
 }
 

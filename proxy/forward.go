@@ -17,6 +17,7 @@ type piece [pieceSize]byte
 // body stream of the answer, until fasthttp closes that.
 type exchange struct {
 	srv    *Server
+	visit  *visit
 	client client
 	route  *route
 	path   *pathRule // of route, for this request; mostly nil
@@ -51,7 +52,7 @@ func newExchange(s *Server) *exchange { return &exchange{srv: s} }
 
 // release gives the exchange back. Its buffers stay with it.
 func (ex *exchange) release() {
-	ex.client, ex.route, ex.path, ex.up, ex.bc, ex.header = nil, nil, nil, nil, nil, nil
+	ex.visit, ex.client, ex.route, ex.path, ex.up, ex.bc, ex.header = nil, nil, nil, nil, nil, nil, nil
 	ex.body, ex.uploading, ex.uploaded, ex.uploadErr = nil, false, nil, nil
 	ex.watching, ex.direct, ex.held = false, false, false
 	ex.tried, ex.mark = 0, ""
@@ -84,7 +85,7 @@ func (s *Server) forward(ctx *fasthttp.RequestCtx, cl client, snap *snapshot, r 
 		return
 	}
 	ex := s.exchanges.Get().(*exchange)
-	ex.client, ex.route, ex.path = cl, r, path
+	ex.visit, ex.client, ex.route, ex.path = visitOf(ctx), cl, r, path
 	settled := false
 	defer func() {
 		if !settled { // a panic, which must not leave anything open
@@ -102,6 +103,7 @@ func (s *Server) forward(ctx *fasthttp.RequestCtx, cl client, snap *snapshot, r 
 	ex.choose()
 	ex.out = ex.request.appendHead(ex.out[:0], ctx, cl, r, snap)
 	err := ex.ask(ctx.Request.Header.IsHead())
+	ex.visit.record.Upstream = ex.up.target.Addr
 	if err == nil {
 		ex.letGo()
 		if err = ex.relay(ctx); err != nil {
@@ -398,6 +400,7 @@ func (ex *exchange) endUpload() bool {
 func (ex *exchange) fail(ctx *fasthttp.RequestCtx, err error) {
 	if ex.left.Load() {
 		// The client, not the backend: it left, or broke the framing.
+		ex.visit.left = true
 		ex.srv.reply(ctx, fasthttp.StatusBadRequest, "", nil)
 		ctx.SetConnectionClose()
 		return

@@ -5,8 +5,11 @@ import (
 	"fmt"
 	"html"
 	"strings"
+	"time"
 
 	"github.com/valyala/fasthttp"
+
+	"gatecontrol/model"
 )
 
 // page answers with a small page of ours, as HTML or, for who prefers that, as
@@ -107,19 +110,27 @@ func prefersJSON(ctx *fasthttp.RequestCtx) bool {
 
 // refusal is the answer to a head that failed the strict checks, complete with
 // framing: it goes to the socket as it is, and the connection ends with it.
-func refusal(status int) []byte {
-	fields, text := refusalHead(status)
+func (s *Server) refusal(cl client, status int) []byte {
+	fields, text := s.refusalHead(cl, status)
 	head := fmt.Appendf(nil, "HTTP/1.1 %d %s\r\n", status, fasthttp.StatusMessage(status))
 	return append(append(append(head, fields...), "Connection: close\r\n\r\n"...), text...)
 }
 
-// refusalHead returns the field lines and the text of a refusal.
-func refusalHead(status int) (fields, text []byte) {
-	text = append([]byte(fasthttp.StatusMessage(status)), '\n')
+// refusalHead returns the field lines and the text of a refusal. The request has no
+// visit, and nothing in it is worth to be told but that it was there.
+func (s *Server) refusalHead(cl client, status int) (fields, text []byte) {
+	id := newRequestID()
+	text = fmt.Appendf(nil, "%s\n%s\n", fasthttp.StatusMessage(status), id)
+	if s.opts.Observe != nil {
+		s.opts.Observe(&model.AccessRecord{
+			ID: id, At: time.Now(), Status: status, Size: int64(len(text)), Remote: cl.Address(),
+			Proto: cl.Version().String(), TLS: cl.Secure(), Refused: "head", Reason: "the head of the request is not acceptable",
+		})
+	}
 	if status == fasthttp.StatusMethodNotAllowed {
 		fields = append(fields, "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"...)
 	}
 	fields = append(appendDate(fields), "Content-Type: text/plain; charset=utf-8\r\n"+
 		"X-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\n"...)
-	return fmt.Appendf(fields, "Content-Length: %d\r\n", len(text)), text
+	return fmt.Appendf(fields, "X-Request-ID: %s\r\nContent-Length: %d\r\n", id, len(text)), text
 }

@@ -32,6 +32,7 @@ var pipeline = []struct {
 	{"external", newInsideGate},
 	{"peer_acl", newACLGate},
 	{"circuit_breaker", newBreakerGate},
+	{"trace", newTraceGate},
 	{"ip_filter", newIPFilter},
 	{"basic_auth", newBasicAuth},
 	{"rate_limit", newRateLimit},
@@ -85,6 +86,7 @@ func (s *Server) serve(ctx *fasthttp.RequestCtx, snap *snapshot) {
 	v.route = m.route
 	for _, g := range v.route.gates {
 		if d := g.check(v); d != nil {
+			v.record.Refused, v.record.Reason = g.name, d.reason
 			d.answer(v, d)
 			return
 		}

@@ -57,6 +57,9 @@ type Options struct {
 	// 3166-1); an error means that it cannot be found out. It does not wait for
 	// anything. Without it, every country rule meets an error.
 	Country func(addr netip.Addr) (string, error)
+	// Observe is told of each request once its answer has ended. It is called by
+	// the goroutines that answer, so it must not wait, and must not keep the record.
+	Observe func(*model.AccessRecord)
 	// HTTPSPort is put into redirects to https; 0 and 443 are left out.
 	HTTPSPort uint16
 	// Clients tells whom connections are counted against.

@@ -4,6 +4,8 @@ import (
 	"io"
 
 	"github.com/valyala/fasthttp"
+
+	"gatecontrol/model"
 )
 
 // stream leaves the body to fasthttp as it comes. The head waits for the first
@@ -14,6 +16,7 @@ func (ex *exchange) stream(ctx *fasthttp.RequestCtx, begun bool) {
 		size = int(ex.answer.length)
 		ex.direct = true
 	}
+	ex.visit.goOn()
 	ctx.Response.SetBodyStream((*answerStream)(ex), size)
 	ctx.Response.ImmediateHeaderFlush = ex.direct || !begun
 	if ex.direct && begun {
@@ -28,6 +31,7 @@ func (ex *exchange) relayUnframed(ctx *fasthttp.RequestCtx) {
 	ctx.SetConnectionClose()
 	head := append([]byte(nil), ctx.Response.Header.Header()...)
 	cl := ex.client
+	ex.visit.goOn()
 	ex.srv.running.Add(1)
 	cl.TakeOver(ctx, func() {
 		defer ex.srv.running.Done()
@@ -54,8 +58,11 @@ func (st *answerStream) SupportsBodyWriteTo() bool { return true }
 
 func (st *answerStream) Read(p []byte) (int, error) {
 	n, err := st.bc.body.Read(p)
-	if err == io.EOF {
+	switch st.visit.record.Size += int64(n); {
+	case err == io.EOF:
 		setTrailers(st.header, st.bc.body.Trailer())
+	case err != nil && !st.left.Load():
+		st.visit.record.Cut = model.CutByBackend
 	}
 	return n, err
 }
@@ -87,6 +94,7 @@ func (st *answerStream) WriteTo(w io.Writer) (total int64, err error) {
 		n, err := st.Read(buf[kept:])
 		if n > 0 {
 			if _, err := w.Write(buf[:kept+n]); err != nil {
+				st.visit.record.Cut = model.CutByClient
 				return total, err
 			}
 			kept = 0
@@ -104,6 +112,11 @@ func (st *answerStream) WriteTo(w io.Writer) (total int64, err error) {
 // Close ends the exchange. fasthttp calls it once, whatever happened.
 func (st *answerStream) Close() error {
 	ex := (*exchange)(st)
+	v := ex.visit
+	defer v.end()
+	if v.record.Cut == "" && !ex.bc.body.complete() {
+		v.record.Cut = model.CutByClient
+	}
 	ex.client.Uncork()
 	ex.finish()
 	ex.release()

@@ -17,6 +17,7 @@ var errTooManyUpgrades = errors.New("too many open upgrades")
 type upgrade struct {
 	client client
 	bc     *backendConn
+	visit  *visit
 	route  *route
 	key    poolKey     // where its bytes go
 	doom   *time.Timer // ends it when its route stays away; guarded by upgrades.mu
@@ -37,7 +38,7 @@ func (ex *exchange) switchProtocols(ctx *fasthttp.RequestCtx) error {
 		return errAnswer
 	}
 	s := ex.srv
-	u := &upgrade{client: ex.client, bc: ex.bc, route: ex.route, key: ex.up.pool.key}
+	u := &upgrade{client: ex.client, bc: ex.bc, visit: ex.visit, route: ex.route, key: ex.up.pool.key}
 	if !s.upgrades.add(u) {
 		return errTooManyUpgrades
 	}
@@ -47,11 +48,14 @@ func (ex *exchange) switchProtocols(ctx *fasthttp.RequestCtx) error {
 	u.bc.ex = nil
 	_ = u.bc.Conn.SetReadDeadline(time.Time{})
 	ex.release()
+	u.visit.goOn()
+	u.visit.record.Status = fasthttp.StatusSwitchingProtocols
 	// The 101 is written by run: fasthttp would write it and then perhaps not
 	// call back, with nobody left to close the backend's connection.
 	s.running.Add(1)
 	u.client.TakeOver(ctx, func() {
 		defer s.running.Done()
+		defer u.visit.end()
 		defer u.client.Close()
 		defer s.upgrades.remove(u)
 		defer s.survive("upgrade", u.kill)
@@ -72,7 +76,7 @@ func (u *upgrade) run(s *Server, head []byte) {
 		defer s.survive("upgrade", u.kill)
 		u.pump(s, backendEnd{u.bc}, u.client)
 	}()
-	u.pump(s, u.client, backendEnd{u.bc})
+	u.pump(s, countedEnd{u.client, &u.visit.record.Size}, backendEnd{u.bc})
 	<-done
 }
 
@@ -126,6 +130,18 @@ func (u *upgrade) pump(s *Server, dst, src halfCloser) {
 func (u *upgrade) kill() {
 	_ = u.bc.Close()
 	u.client.Kill()
+}
+
+// countedEnd is the client's side of an upgrade: what it gets is counted.
+type countedEnd struct {
+	client
+	size *int64
+}
+
+func (e countedEnd) Write(p []byte) (int, error) {
+	n, err := e.client.Write(p)
+	*e.size += int64(n)
+	return n, err
 }
 
 // backendEnd is the backend's side of an upgrade: what its source holds already
