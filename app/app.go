@@ -286,9 +286,10 @@ func (a *App) buildServices(context.Context) (err error) {
 		},
 	})
 	a.routes = routes.New(routes.Options{
-		DB: a.db, Now: a.now, Status: a.peerStatus, HostAddrs: hostAddrs,
-		Skipped: func() map[model.RouteID]error { return a.reconciler.Skipped() },
-		Blocked: s.blockedPorts(a.ownPorts()...), MaxRange: s.L4MaxPortRange,
+		DB: a.db, Now: a.now, Status: a.peerStatus,
+		HostAddrs: func() []netip.Addr { return append(hostAddrs(), s.publicAddrs()...) },
+		Skipped:   func() map[model.RouteID]error { return a.reconciler.Skipped() },
+		Blocked:   s.blockedPorts(a.ownPorts()...), MaxRange: s.L4MaxPortRange,
 		AdminHost: s.adminHosts[0], ZoneDomain: s.DNSDomain, Tunnel: s.WGSubnet,
 	})
 	return nil

@@ -43,10 +43,28 @@ func (d *dialer) dial(ctx context.Context, network string, addr netip.AddrPort) 
 	if d.serves(network, addr.Port()) && d.isHost(addr.Addr()) {
 		return nil, model.Failure(model.KindUnavailable, "%s is a port of this server itself", addr)
 	}
-	return d.host.DialContext(ctx, network, addr.String())
+	c, err := d.host.DialContext(ctx, network, addr.String())
+	if err == nil && d.serves(network, addr.Port()) && toItself(c) {
+		_ = c.Close()
+		return nil, model.Failure(model.KindUnavailable, "%s is a port of this server itself", addr)
+	}
+	return c, err
 }
 
+// toItself reports whether c leads to this host, at an address that no interface
+// has: a whole network can be local. Then both ends have the same one.
+func toItself(c net.Conn) bool {
+	local, err := netip.ParseAddrPort(c.LocalAddr().String())
+	if err != nil {
+		return false
+	}
+	remote, err := netip.ParseAddrPort(c.RemoteAddr().String())
+	return err == nil && local.Addr().Unmap() == remote.Addr().Unmap()
+}
+
+// isHost reports whether a, IPv4 never mapped, is an address of this host.
 func (d *dialer) isHost(a netip.Addr) bool {
+	a = a.WithZone("") // the same address on whichever interface
 	return a.IsLoopback() || a.IsUnspecified() || slices.Contains(d.public, a) || slices.Contains(hostAddrs(), a)
 }
 

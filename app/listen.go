@@ -113,7 +113,7 @@ func hostAddrs() []netip.Addr {
 	for _, e := range list {
 		if n, ok := e.(*net.IPNet); ok {
 			if a, ok := netip.AddrFromSlice(n.IP); ok {
-				addrs = append(addrs, a.Unmap())
+				addrs = append(addrs, a.Unmap().WithZone(""))
 			}
 		}
 	}

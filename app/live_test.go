@@ -18,10 +18,17 @@ import (
 // TLS port of s.
 func trusting(t testing.TB, s *lab.Server) *http.Client {
 	t.Helper()
+	return trustingAt(t, s.Dir, s.Addrs().HTTPS)
+}
+
+// trustingAt is the same for the server with the data in dir and its TLS port at
+// addr.
+func trustingAt(t testing.TB, dir, addr string) *http.Client {
+	t.Helper()
 	tr := &http.Transport{
-		TLSClientConfig: trustIn(t, s.Dir), MaxIdleConnsPerHost: 16,
+		TLSClientConfig: trustIn(t, dir), MaxIdleConnsPerHost: 16,
 		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, network, s.Addrs().HTTPS)
+			return new(net.Dialer).DialContext(ctx, network, addr)
 		},
 	}
 	t.Cleanup(tr.CloseIdleConnections)
