@@ -1,0 +1,228 @@
+package app_test
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"golang.org/x/net/http2"
+
+	"gatecontrol/demo"
+	"gatecontrol/lab"
+)
+
+// gallery is a server with two peers whose services are published, and clients
+// inside and outside of the tunnel.
+type gallery struct {
+	s        *lab.Server
+	alpha    exhibit
+	beta     exhibit
+	authored atomic.Int64 // domains so far
+}
+
+// exhibit is a peer, and the service on its ports 8000 and 8001.
+type exhibit struct {
+	id   int64
+	peer *demo.Peer
+
+	mu   *sync.Mutex
+	seen *[]*http.Request // of the service, in order
+}
+
+func newGallery(t *testing.T) *gallery {
+	t.Helper()
+	g := &gallery{s: lab.Start(t)}
+	g.alpha, g.beta = g.exhibit(t, "alpha"), g.exhibit(t, "beta")
+	return g
+}
+
+func (g *gallery) exhibit(t *testing.T, name string) exhibit {
+	t.Helper()
+	id, p := g.s.Peer(t, name)
+	e := exhibit{id: id, peer: p, mu: new(sync.Mutex), seen: new([]*http.Request)}
+	for _, port := range []uint16{8000, 8001} {
+		ln, err := p.Listen(port)
+		if err != nil {
+			t.Fatal(err)
+		}
+		srv := &http.Server{Handler: e.handler(name, port)}
+		go func() { _ = srv.Serve(ln) }() // ends with Close
+		t.Cleanup(func() { _ = srv.Close() })
+	}
+	return e
+}
+
+// handler tells who it is and what it was asked for. /flaky fails every other
+// time, /long is a text of 4 KiB.
+func (e exhibit) handler(name string, port uint16) http.HandlerFunc {
+	flaky := 0
+	return func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		r.Body = io.NopCloser(strings.NewReader(string(body)))
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		*e.seen = append(*e.seen, r)
+		w.Header().Set("Content-Type", "text/plain")
+		if r.URL.Path == "/flaky" {
+			if flaky++; flaky%2 == 1 {
+				w.WriteHeader(http.StatusServiceUnavailable)
+				return
+			}
+		}
+		if r.URL.Path == "/long" {
+			_, _ = io.WriteString(w, strings.Repeat("all work and no play ", 200))
+			return
+		}
+		_, _ = fmt.Fprintf(w, "%s:%d %s %s", name, port, r.Method, r.RequestURI)
+	}
+}
+
+// last is the last request that e got.
+func (e exhibit) last(t *testing.T) *http.Request {
+	t.Helper()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(*e.seen) == 0 {
+		t.Fatal("the service got no request")
+	}
+	return (*e.seen)[len(*e.seen)-1]
+}
+
+func (e exhibit) count() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return len(*e.seen)
+}
+
+// show publishes alpha's service with options and returns the route's id and
+// domain.
+func (g *gallery) show(t *testing.T, options map[string]any) (id int64, domain string) {
+	t.Helper()
+	domain = fmt.Sprintf("o%d.example.test", g.authored.Add(1))
+	body := map[string]any{"domain": domain, "peer_id": g.alpha.id, "target_port": 8000}
+	maps.Copy(body, options)
+	var made struct{ Route struct{ ID int64 } }
+	g.s.API.Call(t, 201, "POST", "/api/v1/routes", body, &made)
+	return made.Route.ID, domain
+}
+
+func (g *gallery) change(t *testing.T, id int64, options map[string]any) {
+	t.Helper()
+	g.s.API.Call(t, 200, "PUT", fmt.Sprintf("/api/v1/routes/%d", id), options, nil)
+}
+
+// dial is how a client reaches a host.
+type dial func(ctx context.Context, network, addr string) (net.Conn, error)
+
+// visitor is a client of one HTTP version.
+type visitor struct {
+	g       *gallery
+	version string
+	via     func(dial, *tls.Config) http.RoundTripper
+}
+
+// visitors are the HTTP versions of the web ports.
+func (g *gallery) visitors(t *testing.T) []visitor {
+	return []visitor{
+		{g, "HTTP1", func(d dial, c *tls.Config) http.RoundTripper {
+			tr := &http.Transport{DialContext: d, TLSClientConfig: c, DisableCompression: true}
+			t.Cleanup(tr.CloseIdleConnections)
+			return tr
+		}},
+		{g, "HTTP2", func(d dial, c *tls.Config) http.RoundTripper {
+			tr := &http2.Transport{TLSClientConfig: c, DisableCompression: true}
+			tr.DialTLSContext = func(ctx context.Context, network, addr string, c *tls.Config) (net.Conn, error) {
+				conn, err := d(ctx, network, addr)
+				if err != nil {
+					return nil, err
+				}
+				over := tls.Client(conn, c)
+				return over, over.HandshakeContext(ctx)
+			}
+			t.Cleanup(tr.CloseIdleConnections)
+			return tr
+		}},
+	}
+}
+
+// client makes a client that follows nothing.
+func (v visitor) client(t *testing.T, d dial, certificate ...tls.Certificate) *http.Client {
+	t.Helper()
+	c := trustIn(t, v.g.s.Dir)
+	c.Certificates = certificate
+	return &http.Client{
+		Transport:     v.via(d, c),
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// outside is a client on this host.
+func (v visitor) outside(t *testing.T, certificate ...tls.Certificate) *http.Client {
+	t.Helper()
+	return v.client(t, func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, v.g.s.Addrs().HTTPS)
+	}, certificate...)
+}
+
+// inside is a client at a peer.
+func (v visitor) inside(t *testing.T, p *demo.Peer) *http.Client {
+	t.Helper()
+	return v.client(t, func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return p.DialContext(ctx, network, "10.8.0.1:443")
+	})
+}
+
+// answer is what came of a request.
+type answer struct {
+	status int
+	header http.Header
+	body   string
+}
+
+// visit gets a path and changes the request before, if there is something to change.
+func visit(t *testing.T, c *http.Client, domain, path string, change ...func(*http.Request)) answer {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), "GET", "https://"+domain+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range change {
+		f(req)
+	}
+	res, err := c.Do(req)
+	if err != nil {
+		t.Fatalf("%s%s: %v", domain, path, err)
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatalf("%s%s: %v", domain, path, err)
+	}
+	return answer{res.StatusCode, res.Header, string(body)}
+}
+
+// wants compares an answer with a status and, if that is not empty, a body.
+func (a answer) wants(t *testing.T, what string, status int, body string) {
+	t.Helper()
+	if a.status != status || body != "" && a.body != body {
+		t.Errorf("%s: %d %q, want %d %q", what, a.status, a.body, status, body)
+	}
+}
+
+func jsonText(t *testing.T, v any) string {
+	t.Helper()
+	b, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
