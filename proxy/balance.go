@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -168,16 +169,25 @@ func (b *balance) marked(mark []byte) int {
 
 // leadsTo reports whether requests of r may go where key leads.
 func (r *route) leadsTo(key poolKey) bool {
+	return r.some(func(up *upstream) bool { return up.pool.key == key })
+}
+
+// uses reports whether requests of r may go to addr.
+func (r *route) uses(addr netip.AddrPort) bool {
+	return r.some(func(up *upstream) bool { return up.pool.key.addr == addr })
+}
+
+func (r *route) some(is func(*upstream) bool) bool {
 	for i := range r.paths {
-		if up := r.paths[i].upstream; up != nil && up.pool.key == key {
+		if up := r.paths[i].upstream; up != nil && is(up) {
 			return true
 		}
 	}
 	if r.balance == nil {
-		return r.upstream.pool.key == key
+		return is(&r.upstream)
 	}
 	for i := range r.balance.members {
-		if r.balance.members[i].pool.key == key {
+		if is(&r.balance.members[i]) {
 			return true
 		}
 	}

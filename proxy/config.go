@@ -123,6 +123,7 @@ type route struct {
 	balance    *balance      // instead of upstream, if there are several
 	sticky     string        // the cookie that names one of them; empty: none does
 	paths      []pathRule
+	mirrors    []upstream
 	compress   bool
 	toBackend  setFields // on requests
 	toClient   setFields // on answers of the backend
@@ -248,7 +249,10 @@ func (s *Server) addOptions(snap, prev *snapshot, r *route) (err error) {
 	if r.balance, err = s.balance(snap, prev, r); err != nil {
 		return err
 	}
-	r.paths, err = s.paths(snap, prev, r)
+	if r.paths, err = s.paths(snap, prev, r); err != nil {
+		return err
+	}
+	r.mirrors, err = s.mirrorsOf(snap, prev, r)
 	return err
 }
 

@@ -39,11 +39,12 @@ type exchange struct {
 	left      atomic.Bool // the client has gone away
 	direct    bool        // the answer has its length and goes to the client as it is
 
-	tried   uint32   // backends of the route that were chosen
-	mark    string   // for a new sticky cookie
-	encoder *encoder // the answer goes through it; nil if it goes as it is
-	kept    spool    // the beginning of the body, where it may have to be sent again
-	held    bool     // all of the body is in out or kept
+	tried   uint32       // backends of the route that were chosen
+	mark    string       // for a new sticky cookie
+	copy    *requestCopy // for mirrors, until the body is complete; mostly nil
+	encoder *encoder     // the answer goes through it; nil if it goes as it is
+	kept    spool        // the beginning of the body, where it may have to be sent again
+	held    bool         // all of the body is in out or kept
 }
 
 var errPanic = errors.New("panic")
@@ -74,6 +75,10 @@ func (ex *exchange) giveBack() {
 		ex.encoder.release(ex.srv)
 		ex.encoder = nil
 	}
+	if ex.copy != nil {
+		ex.copy.abandon()
+		ex.copy = nil
+	}
 }
 
 // forward sends a request to the target of its route and makes its answer that
@@ -102,6 +107,9 @@ func (s *Server) forward(ctx *fasthttp.RequestCtx, cl client, snap *snapshot, r 
 	}
 	ex.choose()
 	ex.out = ex.request.appendHead(ex.out[:0], ctx, cl, r, snap)
+	if len(r.mirrors) > 0 && ex.request.upgrade == nil {
+		ex.copyRequest(ctx, snap)
+	}
 	err := ex.ask(ctx.Request.Header.IsHead())
 	ex.visit.record.Upstream = ex.up.target.Addr
 	if err == nil {
@@ -154,6 +162,8 @@ func (ex *exchange) send() error {
 		if small, ok := ex.body.Take(maxInlineBody); ok {
 			ex.out = append(ex.out, small...)
 			ex.held = true
+			ex.copy.add(small)
+			ex.copy.end()
 			ex.request.replayable = ex.request.idempotent && ex.route.options.Retry != nil
 			_, err := ex.bc.Write(ex.out)
 			return err
@@ -199,6 +209,7 @@ func (ex *exchange) upload(bc *backendConn) {
 	for !ex.held {
 		n, err := ex.body.Read(buf[chunkRoom : pieceSize-2])
 		if err == io.EOF {
+			ex.copy.end()
 			break
 		}
 		if err != nil {
@@ -209,6 +220,7 @@ func (ex *exchange) upload(bc *backendConn) {
 			_ = bc.Close()
 			return
 		}
+		ex.copy.add(buf[chunkRoom : chunkRoom+n])
 		if ex.uploadErr = ex.uploadPiece(bc, buf, n); ex.uploadErr != nil {
 			return
 		}

@@ -44,6 +44,7 @@ type limits struct {
 	backendIdle time.Duration // an unused backend connection
 	rest        time.Duration // one of several backends is passed by after it could not be connected to
 	retryPause  time.Duration // between two attempts: a backend that restarts needs a moment
+	copying     time.Duration // a copy of a request, from its connection to its answer
 	upgradeIdle time.Duration // an upgraded connection on which the client sends nothing
 	grace       time.Duration // upgrades of a route that is gone
 	perAddress  int           // connections per client address (IPv6: per /64)
@@ -62,6 +63,7 @@ func defaultLimits() limits {
 		backendIdle: 2 * time.Minute,
 		rest:        5 * time.Second,
 		retryPause:  250 * time.Millisecond,
+		copying:     10 * time.Second,
 		upgradeIdle: 24 * time.Hour,
 		grace:       30 * time.Second,
 		perAddress:  4096,

@@ -108,22 +108,7 @@ func (q *request) appendHead(b []byte, ctx *fasthttp.RequestCtx, cl client, r *r
 	h := &ctx.Request.Header
 	b = append(append(b, h.Method()...), ' ')
 	b = append(q.appendTarget(b, h.RequestURI()), " HTTP/1.1\r\n"...)
-	for i := range q.fields {
-		f := &q.fields[i]
-		switch {
-		case r.toBackend.has(f.name):
-		case f.kind == cookieField:
-			if r.admin {
-				b = appendField(b, f.name, f.value)
-			} else {
-				b = appendCookies(b, f, r.sticky)
-			}
-		default:
-			if forwardable(q.connection, f) {
-				b = appendField(b, f.name, f.value)
-			}
-		}
-	}
+	b = q.appendFields(b, r, true)
 	if q.chunked {
 		b = append(b, "Transfer-Encoding: chunked\r\n"...)
 		for i := range q.fields {
@@ -142,6 +127,41 @@ func (q *request) appendHead(b []byte, ctx *fasthttp.RequestCtx, cl client, r *r
 	b = q.appendForwarded(b, h, cl, r, snap)
 	b = appendVia(b, cl.Version())
 	return append(b, "\r\n"...)
+}
+
+// appendFields writes the fields of the client that go on, the length of the body
+// only if asked to.
+func (q *request) appendFields(b []byte, r *route, length bool) []byte {
+	for i := range q.fields {
+		f := &q.fields[i]
+		switch {
+		case r.toBackend.has(f.name):
+		case f.kind == cookieField:
+			if r.admin {
+				b = appendField(b, f.name, f.value)
+			} else {
+				b = appendCookies(b, f, r.sticky)
+			}
+		case f.kind == lengthField && !length:
+		default:
+			if forwardable(q.connection, f) {
+				b = appendField(b, f.name, f.value)
+			}
+		}
+	}
+	return b
+}
+
+// appendCopyHead writes the head that mirrors get, but for the end: that of the
+// backend with the target as it came, and without framing if a body follows.
+func (q *request) appendCopyHead(b []byte, ctx *fasthttp.RequestCtx, cl client, r *route, snap *snapshot, body bool) []byte {
+	h := &ctx.Request.Header
+	b = append(append(b, h.Method()...), ' ')
+	b = append(append(b, h.RequestURI()...), " HTTP/1.1\r\n"...)
+	b = q.appendFields(b, r, !body)
+	b = r.toBackend.append(b)
+	b = q.appendForwarded(b, h, cl, r, snap)
+	return appendVia(b, cl.Version())
 }
 
 // appendForwarded writes who asked, how and for what. Only a trusted proxy in

@@ -105,7 +105,9 @@ func (ex *exchange) hold() error {
 		}
 		n, err := ex.body.Read(room)
 		ex.kept.added(n)
+		ex.copy.add(room[:n])
 		if err == io.EOF {
+			ex.copy.end()
 			ex.held, q.replayable = true, true
 			return nil
 		}

@@ -89,9 +89,11 @@ type Server struct {
 	encoders                [codings]sync.Pool
 	encoding, eventEncoding atomic.Int32 // in use
 
-	stickyKey  []byte
-	heldBodies budget    // of bodies that are kept to be sent again
-	began      time.Time // what elapsed counts from
+	stickyKey    []byte
+	heldBodies   budget // of bodies that are kept to be sent again
+	mirrors      mirrors
+	copiedBodies budget    // of bodies for mirrors
+	began        time.Time // what elapsed counts from
 
 	// What gates count, of all routes and clients.
 	requests *windows
@@ -127,6 +129,7 @@ func New(opts Options) (*Server, error) {
 		_, _ = rand.Read(s.stickyKey) // never fails
 	}
 	s.heldBodies.give(heldBudget)
+	s.copiedBodies.give(copyBudget)
 	s.requests, s.logins = newWindows(), newLogins()
 	s.upgrades.open = make(map[*upgrade]struct{})
 	s.fast = &fasthttp.Server{
