@@ -23,6 +23,7 @@ var mayImport = map[string][]string{
 	"l4":                {"model"},
 	"dns":               {"model"},
 	"proxy":             {"model"},
+	"geoip":             {},
 	"telemetry":         {"model", "store"},
 	"control/events":    {"model", "store"},
 	"control/accounts":  {"model", "store", "control/events"},
@@ -48,6 +49,7 @@ var ownedModules = map[string]string{
 	"go.etcd.io/bbolt":              "store",
 	"github.com/valyala/fasthttp":   "proxy",
 	"github.com/miekg/dns":          "dns",
+	"github.com/oschwald/maxminddb": "geoip",
 	"gvisor.dev/gvisor":             "netstack",
 	"github.com/danielgtaylor/huma": "api",
 }

@@ -26,6 +26,7 @@ import (
 	"gatecontrol/control/routes"
 	"gatecontrol/control/settings"
 	"gatecontrol/dns"
+	"gatecontrol/geoip"
 	"gatecontrol/l4"
 	"gatecontrol/model"
 	"gatecontrol/netstack"
@@ -57,6 +58,7 @@ type App struct {
 	traffic    *telemetry.Traffic
 	conditions *telemetry.Conditions
 	access     *telemetry.AccessLog // nil: off
+	countries  *geoip.DB            // nil: none
 	activity   *events.Log
 	accounts   *accounts.Service
 	peers      *peers.Service
@@ -229,7 +231,7 @@ func (a *App) buildPlanes(context.Context) (err error) {
 	}
 	if a.proxy, err = proxy.New(proxy.Options{
 		Log: a.log.With("part", "proxy"), Dial: dial, DialAdmin: a.web.pipe.dial,
-		Certificate: a.authority.Certificate, HTTPSPort: portOf(a.web.https), Clients: a.clients(), Observe: observe,
+		Certificate: a.authority.Certificate, HTTPSPort: portOf(a.web.https), Clients: a.clients(), Observe: observe, Country: a.openCountries(),
 	}); err != nil {
 		return err
 	}

@@ -32,6 +32,7 @@ type Options struct {
 
 	TrustedProxies []netip.Prefix `name:"trusted-proxies" env:"GC_TRUSTED_PROXIES" help:"Networks whose X-Forwarded headers are believed."`
 
+	GeoIPDB   string `name:"geoip-db" env:"GC_GEOIP_DB" help:"Database of countries in MaxMind's format, for country rules; read again when it changes."`
 	AccessLog string `name:"access-log" env:"GC_ACCESS_LOG" placeholder:"access.log in the data directory" help:"File with one line per request; off for none."`
 
 	AdminUser      string       `name:"admin-user" env:"GC_ADMIN_USER" default:"admin" help:"Administrator made at the first start."`

@@ -86,6 +86,9 @@ func (a *App) serve(ctx context.Context) error {
 			return t.Trouble, t.Peers
 		}),
 	}
+	if a.countries != nil {
+		sources = append(sources, a.countryConditions)
+	}
 	if a.access != nil {
 		sources = append(sources, a.access.Conditions)
 	}
@@ -104,6 +107,9 @@ func (a *App) serve(ctx context.Context) error {
 		a.activity.Run, a.accounts.Run, a.peers.Run, a.reconciler.Run, a.traffic.Run, a.conditions.Run,
 	} {
 		a.loop(func() error { return run(loopCtx) })
+	}
+	if a.countries != nil {
+		a.loop(func() error { return a.countries.Run(loopCtx) })
 	}
 	if a.access != nil {
 		a.loop(func() error { return a.access.Run(loopCtx) })
