@@ -9,6 +9,7 @@ import (
 	"gatecontrol/control/accounts"
 	"gatecontrol/control/events"
 	"gatecontrol/control/peers"
+	"gatecontrol/control/routes"
 	"gatecontrol/model"
 )
 
@@ -30,6 +31,13 @@ func TestSecretsStayInside(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	route, err := f.Routes.Create(t.Context(), routes.Input{
+		Domain: model.Value("marked.example.com"), TargetPort: model.Value(int64(8080)),
+		Access: routes.Access{BasicAuthUser: model.Value("anna"), BasicAuthPassword: model.Value("marked password of a route")},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	secrets := map[string]string{
 		"the password":              adminPassword,
 		"the hash of the password":  cheapHash(),
@@ -44,6 +52,8 @@ func TestSecretsStayInside(t *testing.T) {
 		"a sealed preshared key":    string(peer.PresharedKey),
 		"the key that seals":        strings.Repeat("ab", 32),
 		"the wrong password of one": "marked-wrong-password",
+		"the password of a route":   "marked password of a route",
+		"the hash of that":          route.Options().BasicAuth.Hash,
 	}
 	allowed := map[string][]string{
 		"GET /dashboard":                {"a CSRF token"},
@@ -51,7 +61,7 @@ func TestSecretsStayInside(t *testing.T) {
 		"GET /api/v1/session":           {"a CSRF token"},
 		"GET /api/v1/peers/{id}/config": {"a private key", "a preshared key"},
 		"GET /api/v1/peers/{id}/qr":     {"a private key", "a preshared key"},
-		"GET /api/v1/settings/backup":   {"a sealed private key", "a sealed preshared key", "the hash of a token", "the hash of the password"},
+		"GET /api/v1/settings/backup":   {"a sealed private key", "a sealed preshared key", "the hash of a token", "the hash of the password", "the hash of that"},
 	}
 	search := func(where, text string, except []string) {
 		t.Helper()
@@ -62,7 +72,7 @@ func TestSecretsStayInside(t *testing.T) {
 		}
 	}
 	body := fmt.Sprintf(`{"username":"admin","password":"marked-wrong-password","current":"marked-wrong-password","next":"marked-wrong-password 2",
-		"name":"other","peer_id":%d,"target_port":"x","scopes":["%s"],"action":"%s","ids":[99]}`, made.ID, value.Reveal(), value.Reveal()[:50])
+		"basic_auth_user":"anna","basic_auth_password":"marked password of a route","name":"other","peer_id":%d,"target_port":"x","scopes":["%s"],"action":"%s","ids":[99]}`, made.ID, value.Reveal(), value.Reveal()[:50])
 	for _, o := range f.table {
 		if o.method == "DELETE" || o.path == "/logout" {
 			continue

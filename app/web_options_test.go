@@ -1,6 +1,7 @@
 package app_test
 
 import (
+	"compress/gzip"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -8,8 +9,10 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"io"
 	"math/big"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -38,6 +41,8 @@ func TestWebOptions(t *testing.T) {
 		{"sticky_enabled", stickyBackend},
 		{"retry_enabled", retries},
 		{"paths", paths},
+		{"compress_enabled", compression},
+		{"debug_enabled", trace},
 	} {
 		t.Run(option.name, func(t *testing.T) {
 			for _, v := range g.visitors(t) {
@@ -315,5 +320,66 @@ func paths(t *testing.T, g *gallery, v visitor) {
 	visit(t, out, domain, "/api/own/x").wants(t, "another port", 200, "alpha:8001 GET /api/own/x")
 	if got := visit(t, out, domain, "/old/x?y"); got.status != 308 || got.header.Get("Location") != "/new?y" {
 		t.Errorf("redirect: %d %v", got.status, got.header)
+	}
+}
+
+func compression(t *testing.T, g *gallery, v visitor) {
+	id, domain := g.show(t, fields{"compress_enabled": true})
+	out := v.outside(t)
+	accept := func(r *http.Request) { r.Header.Set("Accept-Encoding", "gzip") }
+	plain := visit(t, out, domain, "/long")
+	small := visit(t, out, domain, "/long", accept)
+	if small.header.Get("Content-Encoding") != "gzip" || len(small.body) >= len(plain.body)/2 {
+		t.Errorf("%d bytes became %d, %v", len(plain.body), len(small.body), small.header)
+	}
+	unzip, err := gzip.NewReader(strings.NewReader(small.body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text, err := io.ReadAll(unzip); err != nil || string(text) != plain.body {
+		t.Errorf("another text: %v", err)
+	}
+	g.change(t, id, fields{"compress_enabled": false})
+	if off := visit(t, out, domain, "/long", accept); off.header.Get("Content-Encoding") != "" || off.body != plain.body {
+		t.Errorf("off: %v", off.header)
+	}
+}
+
+func trace(t *testing.T, g *gallery, v visitor) {
+	id, domain := g.show(t, fields{"debug_enabled": true, "ip_filter_enabled": true, "ip_filter_rules": []fields{{"type": "ip", "value": "127.0.0.1"}}})
+	visit(t, v.outside(t), domain, "/seen?a=b").wants(t, "outside", 200, "")
+	visit(t, v.inside(t, g.beta.peer), domain, "/refused").wants(t, "inside", 403, "")
+	path := "/api/v1/routes/" + strconv.FormatInt(id, 10)
+	read := func(query string) (uris, clients []string, newest string) {
+		var answer struct {
+			Data struct {
+				Entries []struct {
+					Timestamp, URI string
+					RemoteIP       string `json:"remote_ip"`
+				}
+			}
+		}
+		g.s.API.Call(t, 200, "GET", path+"/trace"+query, nil, &answer)
+		for i, e := range answer.Data.Entries {
+			if i == 0 {
+				newest = e.Timestamp
+			}
+			uris, clients = append(uris, e.URI), append(clients, e.RemoteIP)
+		}
+		return uris, clients, newest
+	}
+	uris, clients, newest := read("")
+	if !slices.Equal(uris, []string{"/refused", "/seen?a=b"}) || !slices.Equal(clients, []string{g.beta.peer.Addr.String(), "127.0.0.1"}) {
+		t.Errorf("the trace has %v of %v", uris, clients)
+	}
+	if uris, _, _ := read("?since=" + newest); len(uris) != 0 {
+		t.Errorf("nothing is newer, and yet %v", uris)
+	}
+	if uris, _, _ := read("?limit=1"); len(uris) != 1 {
+		t.Errorf("one is %v", uris)
+	}
+	g.change(t, id, fields{"debug_enabled": 0})
+	if uris, _, _ := read(""); len(uris) != 0 {
+		t.Errorf("switched off: %v", uris)
 	}
 }

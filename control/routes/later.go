@@ -34,8 +34,6 @@ type option struct {
 // waiting lists them. A route must not have one that is on.
 var waiting = []option{
 	{"bot_blocker_enabled", func(w *model.Web) bool { return w.Bots.Enabled }},
-	{"debug_enabled", func(w *model.Web) bool { return w.Trace }},
-	{"compress_enabled", func(w *model.Web) bool { return w.Compress }},
 	{"mirror_enabled", func(w *model.Web) bool { return w.Mirror.Enabled }},
 }
 

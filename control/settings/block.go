@@ -75,8 +75,16 @@ func (s *Service) SetBlockDefault(ctx context.Context, in BlockInput) error {
 		if b == was {
 			return nil
 		}
-		for key, value := range map[string]string{model.BlockActionKey: b.Action, model.BlockBodyKey: b.Body, model.BlockURLKey: b.URL} {
-			if err := store.Settings.Put(tx, &store.Setting{Key: key, Value: value}); err != nil {
+		def := model.DefaultBlock()
+		for _, row := range []struct{ key, value, def string }{
+			{model.BlockActionKey, b.Action, def.Action}, {model.BlockBodyKey, b.Body, def.Body}, {model.BlockURLKey, b.URL, def.URL},
+		} {
+			if row.value == row.def {
+				_, err = store.Settings.Delete(tx, row.key)
+			} else {
+				err = store.Settings.Put(tx, &store.Setting{Key: row.key, Value: row.value})
+			}
+			if err != nil {
 				return err
 			}
 		}
