@@ -1,0 +1,426 @@
+package certs
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"crypto/tls"
+
+	"github.com/mholt/acmez/v3/acme"
+
+	"gatecontrol/model"
+)
+
+// only leaves one challenge.
+func only(kind string) func(*Options, *times) {
+	return func(_ *Options, tm *times) {
+		for _, k := range []string{acme.ChallengeTypeHTTP01, acme.ChallengeTypeTLSALPN01} {
+			if k != kind {
+				tm.without = append(tm.without, k)
+			}
+		}
+	}
+}
+
+func TestIssuance(t *testing.T) {
+	for _, kind := range []string{acme.ChallengeTypeHTTP01, acme.ChallengeTypeTLSALPN01} {
+		t.Run(kind, func(t *testing.T) {
+			r := newRig(t, setup{tune: only(kind)})
+			r.serve("app.example.com", "nas.lan")
+			// The first handshake works, with what there is.
+			if c := r.shown("app.example.com"); c.VerifyHostname("app.example.com") != nil {
+				t.Error("the first handshake shows a certificate of another name")
+			}
+			r.waitFor("a certificate", func() bool { return r.isBy("app.example.com", r.pebble) })
+			st := r.status("app.example.com")
+			if st.State != model.CertValid || st.LastError != "" || !strings.Contains(st.Issuer, "Pebble") || !st.NextRenewal.After(time.Now()) || !st.NextRenewal.Before(st.NotAfter) {
+				t.Errorf("%+v", st)
+			}
+			if st := r.status("nas.lan"); st.State != model.CertInternal {
+				t.Errorf("%+v", st)
+			}
+			if n := r.pebble.orders.Load(); n != 1 {
+				t.Errorf("%d orders", n)
+			}
+			if len(r.m.tokens.plain)+len(r.m.tokens.certs) != 0 {
+				t.Error("answers to challenges are left")
+			}
+		})
+	}
+}
+
+// TestWildcard: names of a zone share one certificate that is proven through the
+// zone, and nobody reaches this server for it.
+func TestWildcard(t *testing.T) {
+	r := newRig(t, setup{tune: func(_ *Options, tm *times) {
+		tm.without = []string{acme.ChallengeTypeHTTP01, acme.ChallengeTypeTLSALPN01}
+	}})
+	r.m.SetZones([]Zone{{Zone: "example.com", Provider: r.zone.provider(t, tsigSecret), Check: true, Wildcard: true}})
+	hosts := []string{"a.example.com", "b.example.com", "example.com", "x.c.example.com"}
+	r.serve(hosts...)
+	for _, host := range hosts {
+		r.waitFor("a certificate for "+host, func() bool { return r.isBy(host, r.pebble) })
+	}
+	if a, b := r.shown("a.example.com"), r.shown("b.example.com"); !a.Equal(b) || a.DNSNames[0] != "*.example.com" {
+		t.Errorf("%q and %q", a.DNSNames, b.DNSNames)
+	}
+	if n := r.pebble.orders.Load(); n != 3 { // the wildcard, the zone itself and the name that is too deep
+		t.Errorf("%d orders", n)
+	}
+	if st := r.status("b.example.com"); st.Subject != "*.example.com" || st.State != model.CertValid {
+		t.Errorf("%+v", st)
+	}
+	r.zone.mu.Lock()
+	defer r.zone.mu.Unlock()
+	if r.zone.updates < 6 || r.zone.refused != 0 {
+		t.Errorf("%d updates, %d refused", r.zone.updates, r.zone.refused)
+	}
+	for name, values := range r.zone.txt {
+		if len(values) > 0 {
+			t.Errorf("%s still has %q", name, values)
+		}
+	}
+}
+
+// TestZoneRefuses: what the server of a zone says is told, with what to do.
+func TestZoneRefuses(t *testing.T) {
+	r := newRig(t, setup{})
+	bad := r.zone.provider(t, "d3Jvbmc=")
+	r.m.SetZones([]Zone{{Zone: "example.com", Provider: bad}})
+	r.serve("a.example.com")
+	r.waitFor("a failure", func() bool { return r.status("a.example.com").State == model.CertFailed })
+	if st := r.status("a.example.com"); !strings.Contains(st.LastError, "example.com") || !strings.Contains(st.Advice, "credentials") {
+		t.Errorf("%+v", st)
+	}
+	r.m.SetZones([]Zone{{Zone: "example.com", Provider: r.zone.provider(t, tsigSecret), Check: true}})
+	r.waitFor("a certificate", func() bool { return r.isBy("a.example.com", r.pebble) })
+}
+
+// TestRenewal: short lives, so that the renewal is there before the end.
+func TestRenewal(t *testing.T) {
+	r := newRig(t, setup{life: 8 * time.Second})
+	r.serve("app.example.com")
+	r.waitFor("a certificate", func() bool { return r.isBy("app.example.com", r.pebble) })
+	first := r.shown("app.example.com")
+	r.waitFor("the next one", func() bool { return !r.shown("app.example.com").Equal(first) })
+	if now := time.Now(); !now.Before(first.NotAfter) {
+		t.Errorf("renewed %v after the end", now.Sub(first.NotAfter))
+	}
+	if !r.isBy("app.example.com", r.pebble) {
+		t.Error("the new one is no good")
+	}
+	// The second order says which certificate it replaces (RFC 9773, section 5).
+	raw, ok := r.pebble.bodies.Load(r.pebble.orders.Load())
+	if !ok || !strings.Contains(payload(t, raw.(string)), `"replaces"`) {
+		t.Error("the order does not say what it replaces")
+	}
+	asked := false
+	r.pebble.paths.Range(func(p, _ any) bool {
+		asked = asked || strings.HasPrefix(p.(string), "/draft-ietf-acme-ari-03/renewalInfo")
+		return true
+	})
+	if !asked {
+		t.Error("the authority was not asked when to renew")
+	}
+}
+
+func payload(t *testing.T, jws string) string {
+	t.Helper()
+	var body struct{ Payload string }
+	if err := json.Unmarshal([]byte(jws), &body); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(body.Payload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(raw)
+}
+
+// TestAuthorityFailsAndReturns: attempts go on with growing pauses, the internal
+// certificate serves, and other names are not concerned.
+func TestAuthorityFailsAndReturns(t *testing.T) {
+	r := newRig(t, setup{})
+	r.serve("good.example.com")
+	r.waitFor("a certificate", func() bool { return r.isBy("good.example.com", r.pebble) })
+	r.pebble.interfere(down)
+	r.serve("good.example.com", "app.example.com")
+	r.waitFor("three failures", func() bool { return r.status("app.example.com").Failures >= 3 })
+	st := r.status("app.example.com")
+	if st.State != model.CertFailed || !strings.Contains(st.LastError, "under repair") || st.Advice == "" || st.NextRenewal.IsZero() {
+		t.Errorf("%+v", st)
+	}
+	if r.shown("app.example.com").VerifyHostname("app.example.com") != nil || !r.isBy("good.example.com", r.pebble) {
+		t.Error("handshakes suffer")
+	}
+	r.pebble.interfere(nil)
+	r.waitFor("a certificate", func() bool { return r.isBy("app.example.com", r.pebble) })
+	if st := r.status("app.example.com"); st.State != model.CertValid || st.LastError != "" || st.Failures != 0 {
+		t.Errorf("%+v", st)
+	}
+}
+
+// TestSecondAuthority: where the first fails, the second is asked in the same
+// attempt; the next renewal begins with the first again.
+func TestSecondAuthority(t *testing.T) {
+	var second *pebble
+	r := newRig(t, setup{})
+	second = newPebble(t, "second", port(r.plain), port(r.tls), r.zone.addr, 90*24*time.Hour, nil)
+	both := setup{tune: func(o *Options, _ *times) {
+		o.CAs = append(o.CAs, second.ca)
+		o.Roots.AddCert(second.Certificate())
+	}}
+	r.restart(both)
+	r.pebble.interfere(down)
+	r.serve("app.example.com")
+	r.waitFor("a certificate of the second", func() bool { return r.isBy("app.example.com", second) })
+	if st := r.status("app.example.com"); st.State != model.CertValid {
+		t.Errorf("%+v", st)
+	}
+	r.pebble.interfere(nil)
+	r.waitIdle("app.example.com")
+	if err := r.m.Renew("app.example.com"); err != nil {
+		t.Fatal(err)
+	}
+	r.waitFor("a certificate of the first", func() bool { return r.isBy("app.example.com", r.pebble) })
+	// The newer one is what a restart finds.
+	r.restart(both)
+	r.serve("app.example.com")
+	if !r.isBy("app.example.com", r.pebble) {
+		t.Error("after a restart the older one is shown")
+	}
+}
+
+// TestRateLimit: what an authority says of when to come again holds, also after a
+// restart and for a person.
+func TestRateLimit(t *testing.T) {
+	r := newRig(t, setup{})
+	var asked atomic.Int32
+	r.pebble.interfere(func(w http.ResponseWriter, q *http.Request) bool {
+		if q.URL.Path != "/order-plz" {
+			return false
+		}
+		asked.Add(1)
+		w.Header().Set("Content-Type", "application/problem+json")
+		w.Header().Set("Retry-After", "3600")
+		w.WriteHeader(http.StatusTooManyRequests)
+		_, _ = io.WriteString(w, `{"type":"urn:ietf:params:acme:error:rateLimited","detail":"too many certificates already issued","status":429}`)
+		return true
+	})
+	r.serve("app.example.com")
+	r.waitFor("a failure", func() bool { return r.status("app.example.com").State == model.CertFailed })
+	st := r.status("app.example.com")
+	if in := time.Until(st.NextRenewal); in < 59*time.Minute || in > time.Hour {
+		t.Errorf("the next attempt is in %v", in)
+	}
+	if !strings.Contains(st.LastError, "too many certificates") || !strings.Contains(st.Advice, "wait") {
+		t.Errorf("%+v", st)
+	}
+	err := r.m.Renew("app.example.com")
+	if e, ok := err.(*model.Error); !ok || e.Kind != model.KindLimited {
+		t.Errorf("a person may ask: %v", err)
+	}
+	if b := r.m.Budget("app.example.com"); time.Until(b.Wait) < 59*time.Minute {
+		t.Errorf("%+v", b)
+	}
+	r.restart(setup{})
+	r.serve("app.example.com")
+	r.waitIdle("app.example.com")
+	if n := asked.Load(); n != 1 {
+		t.Errorf("asked %d times", n)
+	}
+}
+
+func TestRestart(t *testing.T) {
+	r := newRig(t, setup{})
+	r.serve("app.example.com")
+	r.waitFor("a certificate", func() bool { return r.isBy("app.example.com", r.pebble) })
+	first := r.shown("app.example.com")
+	r.restart(setup{})
+	r.serve("app.example.com")
+	if !r.shown("app.example.com").Equal(first) {
+		t.Error("the first handshake after a restart shows another certificate")
+	}
+	r.waitIdle("app.example.com")
+	if n := r.pebble.orders.Load(); n != 1 {
+		t.Errorf("%d orders", n)
+	}
+	if keys := r.items("accounts/"); len(keys) != 1 {
+		t.Errorf("accounts: %q", keys)
+	}
+	// A name that goes and comes back has its certificate at once.
+	r.serve()
+	r.serve("app.example.com")
+	if !r.shown("app.example.com").Equal(first) || r.pebble.orders.Load() != 1 {
+		t.Error("a name that came back has another certificate")
+	}
+}
+
+// TestStrangers: names that are not served cause nothing.
+func TestStrangers(t *testing.T) {
+	r := newRig(t, setup{})
+	r.serve("app.example.com")
+	r.waitFor("a certificate", func() bool { return r.isBy("app.example.com", r.pebble) })
+	r.waitIdle("app.example.com")
+	before := r.items("")
+	const n = 10_000
+	addr := r.tls.Addr().String()
+	names := make(chan string)
+	done := make(chan int)
+	for range 8 {
+		go func() {
+			let := 0
+			for name := range names {
+				c, err := tls.Dial("tcp", addr, &tls.Config{ServerName: name, InsecureSkipVerify: true})
+				if err == nil {
+					let++
+					_ = c.Close()
+				}
+			}
+			done <- let
+		}()
+	}
+	for i := range n {
+		name := fmt.Sprintf("%016x.example.com", rand.Uint64())
+		switch i % 4 {
+		case 0:
+			name = fmt.Sprintf("%016x.org", rand.Uint64())
+		case 1:
+			name = fmt.Sprintf("x%d.app.example.com", i)
+		}
+		names <- name
+	}
+	close(names)
+	for range 8 {
+		if let := <-done; let > 0 {
+			t.Errorf("%d handshakes succeeded", let)
+		}
+	}
+	// Nor does an authority's question for one of them.
+	for _, path := range []string{"x", strings.Repeat("y", 500), "../../certificates"} {
+		req, _ := http.NewRequest("GET", "http://"+r.plain.Addr().String()+"/.well-known/acme-challenge/"+path, nil)
+		req.Host = "stranger.example.com"
+		resp, err := http.DefaultTransport.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		if resp.StatusCode != http.StatusNotFound {
+			t.Errorf("%s: %d", path, resp.StatusCode)
+		}
+	}
+	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
+	if after := r.items(""); !slices.Equal(after, before) {
+		t.Errorf("the store has %d items, had %d", len(after), len(before))
+	}
+	if r.pebble.orders.Load() != 1 {
+		t.Errorf("%d orders", r.pebble.orders.Load())
+	}
+	r.m.store.mu.Lock()
+	locks := len(r.m.store.locks)
+	r.m.store.mu.Unlock()
+	r.m.mu.Lock()
+	subjects := slices.Collect(maps.Keys(r.m.subjects))
+	r.m.mu.Unlock()
+	if locks != 0 || !slices.Equal(subjects, []string{"app.example.com"}) || len(*r.m.table.Load()) != 1 {
+		t.Errorf("%d locks, subjects %q", locks, subjects)
+	}
+}
+
+// TestGoneWhileRunning: a name that is no longer served ends its order.
+func TestGoneWhileRunning(t *testing.T) {
+	r := newRig(t, setup{})
+	reached := make(chan struct{}, 100)
+	release := make(chan struct{})
+	r.pebble.interfere(func(_ http.ResponseWriter, q *http.Request) bool {
+		if q.URL.Path == "/order-plz" {
+			reached <- struct{}{}
+			select {
+			case <-release:
+			case <-q.Context().Done():
+			}
+		}
+		return false
+	})
+	defer close(release)
+	r.serve("app.example.com")
+	<-reached
+	r.m.mu.Lock()
+	s := r.m.subjects["app.example.com"]
+	r.m.mu.Unlock()
+	r.serve()
+	r.waitFor("the end of the order", func() bool {
+		r.m.mu.Lock()
+		defer r.m.mu.Unlock()
+		return !s.running
+	})
+	if keys := r.items("attempts/"); len(keys) != 0 {
+		t.Errorf("what was given up counts as a failure: %q", keys)
+	}
+}
+
+// TestExternalAccount: an authority that wants its own customers gets the
+// credentials, and says so where there are none.
+func TestExternalAccount(t *testing.T) {
+	key := base64.RawURLEncoding.EncodeToString([]byte(strings.Repeat("k", 32)))
+	r := newRig(t, setup{eab: map[string]string{"kid-1": key}})
+	r.serve("app.example.com")
+	r.waitFor("a failure", func() bool { return r.status("app.example.com").State == model.CertFailed })
+	if st := r.status("app.example.com"); !strings.Contains(st.Advice, "GC_ACME_EAB") {
+		t.Errorf("%+v", st)
+	}
+	r.restart(setup{tune: func(o *Options, _ *times) { o.EABKeyID, o.EABKey = "kid-1", model.Secret(key) }})
+	r.serve("app.example.com")
+	r.waitFor("a certificate", func() bool { return r.isBy("app.example.com", r.pebble) })
+}
+
+// TestStoreFails: a certificate that cannot be stored leaves the old one, whole.
+func TestStoreFails(t *testing.T) {
+	r := newRig(t, setup{})
+	failing := &failingStorage{Storage: r.db.Blobs()}
+	with := setup{tune: func(o *Options, _ *times) { o.Storage = failing }}
+	r.restart(with)
+	r.serve("app.example.com")
+	r.waitFor("a certificate", func() bool { return r.isBy("app.example.com", r.pebble) })
+	first := r.shown("app.example.com")
+	failing.fails.Store(true)
+	r.waitIdle("app.example.com")
+	if err := r.m.Renew("app.example.com"); err != nil {
+		t.Fatal(err)
+	}
+	r.waitFor("a failure", func() bool { return r.status("app.example.com").Failures > 0 })
+	if st := r.status("app.example.com"); st.State != model.CertValid || !strings.Contains(st.LastError, "full") {
+		t.Errorf("%+v", st)
+	}
+	r.restart(with)
+	r.serve("app.example.com")
+	if !r.shown("app.example.com").Equal(first) {
+		t.Error("the old certificate is gone")
+	}
+}
+
+// failingStorage is one whose disk is full for certificates.
+type failingStorage struct {
+	Storage
+	fails atomic.Bool
+}
+
+func (f *failingStorage) Save(ctx context.Context, items map[string][]byte) error {
+	for key := range items {
+		if f.fails.Load() && strings.HasPrefix(key, certsPrefix) {
+			return fmt.Errorf("the disk is full")
+		}
+	}
+	return f.Storage.Save(ctx, items)
+}

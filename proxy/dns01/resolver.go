@@ -1,0 +1,221 @@
+package dns01
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// Times of a Resolver.
+const (
+	queryTime   = 5 * time.Second // one question
+	visibleTime = 2 * time.Minute // until a new record has to be there
+	visiblePoll = 2 * time.Second
+	maxServers  = 8 // of a zone that are asked
+)
+
+// ErrNoName is that a name does not exist, or has no record of the kind.
+var ErrNoName = errors.New("there is no such name")
+
+// Resolver asks the DNS as an authority would: not what the tunnel or the files
+// of this host say.
+type Resolver struct {
+	// Servers are those that are asked, as host:port; those of the system if
+	// there are none.
+	Servers []string
+}
+
+func (r *Resolver) servers() []string {
+	if len(r.Servers) > 0 {
+		return r.Servers
+	}
+	c, err := dns.ClientConfigFromFile("/etc/resolv.conf")
+	if err != nil {
+		return nil
+	}
+	list := make([]string, 0, len(c.Servers))
+	for _, s := range c.Servers {
+		list = append(list, net.JoinHostPort(s, c.Port))
+	}
+	return list
+}
+
+// ask puts one question to the first server that answers.
+func (r *Resolver) ask(ctx context.Context, servers []string, name string, kind uint16) (*dns.Msg, error) {
+	m := new(dns.Msg)
+	m.SetQuestion(dns.Fqdn(name), kind)
+	m.SetEdns0(1232, false)
+	err := errors.New("there is no resolver to ask")
+	for _, server := range servers {
+		for _, network := range [...]string{"udp", "tcp"} {
+			client := dns.Client{Net: network, Timeout: queryTime}
+			var answer *dns.Msg
+			if answer, _, err = client.ExchangeContext(ctx, m, server); err != nil {
+				break // the next server
+			}
+			if answer.Truncated && network == "udp" {
+				continue
+			}
+			switch answer.Rcode {
+			case dns.RcodeSuccess:
+				return answer, nil
+			case dns.RcodeNameError:
+				return nil, ErrNoName
+			}
+			err = fmt.Errorf("%s answers %s", server, dns.RcodeToString[answer.Rcode])
+			break
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return nil, fmt.Errorf("look up %s: %w", name, err)
+}
+
+// Addrs returns the addresses of a name, ErrNoName if there are none.
+func (r *Resolver) Addrs(ctx context.Context, name string) ([]netip.Addr, error) {
+	var addrs []netip.Addr
+	var failed error
+	for _, kind := range [...]uint16{dns.TypeA, dns.TypeAAAA} {
+		answer, err := r.ask(ctx, r.servers(), name, kind)
+		if err != nil {
+			failed = err
+			continue
+		}
+		for _, rr := range answer.Answer {
+			switch rr := rr.(type) {
+			case *dns.A:
+				if a, ok := netip.AddrFromSlice(rr.A); ok {
+					addrs = append(addrs, a.Unmap())
+				}
+			case *dns.AAAA:
+				if a, ok := netip.AddrFromSlice(rr.AAAA); ok {
+					addrs = append(addrs, a)
+				}
+			}
+		}
+	}
+	switch {
+	case len(addrs) > 0:
+		return addrs, nil
+	case failed != nil:
+		return nil, failed
+	}
+	return nil, ErrNoName
+}
+
+// CAA is what a zone says of who may certify a name (RFC 8659).
+type CAA struct {
+	At        string // the name that says so
+	Issue     []string
+	IssueWild []string // for wildcards; if there is none, Issue holds for them
+}
+
+// CAA returns what holds for name: the records of the name, or of the nearest
+// one above that has any. It is empty if everybody may.
+func (r *Resolver) CAA(ctx context.Context, name string) (CAA, error) {
+	for at := strings.TrimPrefix(name, "*."); at != ""; {
+		answer, err := r.ask(ctx, r.servers(), at, dns.TypeCAA)
+		if err != nil && !errors.Is(err, ErrNoName) {
+			return CAA{}, err
+		}
+		c := CAA{At: at}
+		if err == nil {
+			for _, rr := range answer.Answer {
+				caa, ok := rr.(*dns.CAA)
+				if !ok {
+					continue
+				}
+				// What follows a semicolon are parameters for that authority.
+				value, _, _ := strings.Cut(caa.Value, ";")
+				switch value = strings.ToLower(strings.TrimSpace(value)); strings.ToLower(caa.Tag) {
+				case "issue":
+					c.Issue = append(c.Issue, value)
+				case "issuewild":
+					c.IssueWild = append(c.IssueWild, value)
+				}
+			}
+		}
+		if len(c.Issue)+len(c.IssueWild) > 0 {
+			return c, nil
+		}
+		_, at, _ = strings.Cut(at, ".")
+	}
+	return CAA{}, nil
+}
+
+// Allows reports whether an authority that goes by one of identities may certify
+// name, which may be a wildcard.
+func (c CAA) Allows(name string, identities []string) bool {
+	list := c.Issue
+	if strings.HasPrefix(name, "*.") && len(c.IssueWild) > 0 {
+		list = c.IssueWild
+	}
+	if len(list) == 0 {
+		return true
+	}
+	return slices.ContainsFunc(identities, func(id string) bool { return slices.Contains(list, id) })
+}
+
+// WaitFor waits until all servers of the zone answer with the record.
+func (r *Resolver) WaitFor(ctx context.Context, rec Record) error {
+	ctx, cancel := context.WithTimeout(ctx, visibleTime)
+	defer cancel()
+	servers := r.authoritative(ctx, rec.Zone)
+	for {
+		missing := slices.DeleteFunc(slices.Clone(servers), func(server string) bool { return r.has(ctx, server, rec) })
+		if len(servers) > 0 && len(missing) == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the record %s was put into the zone, but %s does not answer with it", rec.Name, strings.Join(missing, ", "))
+		case <-time.After(visiblePoll):
+		}
+	}
+}
+
+func (r *Resolver) has(ctx context.Context, server string, rec Record) bool {
+	answer, err := r.ask(ctx, []string{server}, rec.Name, dns.TypeTXT)
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(answer.Answer, func(rr dns.RR) bool {
+		txt, ok := rr.(*dns.TXT)
+		return ok && strings.Join(txt.Txt, "") == rec.Value
+	})
+}
+
+// authoritative lists the servers of a zone; the resolvers, if it has none that
+// can be found, as behind a firewall.
+func (r *Resolver) authoritative(ctx context.Context, zone string) []string {
+	answer, err := r.ask(ctx, r.servers(), zone, dns.TypeNS)
+	if err != nil {
+		return r.servers()
+	}
+	var list []string
+	for _, rr := range answer.Answer {
+		ns, ok := rr.(*dns.NS)
+		if !ok || len(list) == maxServers {
+			continue
+		}
+		addrs, err := r.Addrs(ctx, strings.TrimSuffix(ns.Ns, "."))
+		if err != nil {
+			continue
+		}
+		// One address of each is enough, and one of IPv4 is reached from more hosts.
+		slices.SortStableFunc(addrs, func(a, b netip.Addr) int { return a.BitLen() - b.BitLen() })
+		list = append(list, netip.AddrPortFrom(addrs[0], 53).String())
+	}
+	if len(list) == 0 {
+		return r.servers()
+	}
+	return list
+}
