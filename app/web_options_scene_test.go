@@ -13,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/net/http2"
 
@@ -35,6 +36,7 @@ type exhibit struct {
 	peer *demo.Peer
 
 	mu   *sync.Mutex
+	more *sync.Cond       // of mu: one more was seen
 	seen *[]*http.Request // of the service, in order
 }
 
@@ -49,6 +51,7 @@ func (g *gallery) exhibit(t *testing.T, name string) exhibit {
 	t.Helper()
 	id, p := g.s.Peer(t, name)
 	e := exhibit{id: id, peer: p, mu: new(sync.Mutex), seen: new([]*http.Request)}
+	e.more = sync.NewCond(e.mu)
 	for _, port := range []uint16{8000, 8001} {
 		ln, err := p.Listen(port)
 		if err != nil {
@@ -71,6 +74,7 @@ func (e exhibit) handler(name string, port uint16) http.HandlerFunc {
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		*e.seen = append(*e.seen, r)
+		e.more.Broadcast()
 		w.Header().Set("Content-Type", "text/plain")
 		if r.URL.Path == "/flaky" {
 			if flaky++; flaky%2 == 1 {
@@ -95,6 +99,23 @@ func (e exhibit) last(t *testing.T) *http.Request {
 		t.Fatal("the service got no request")
 	}
 	return (*e.seen)[len(*e.seen)-1]
+}
+
+// wait waits until e has got n requests in all, and returns the last of these.
+func (e exhibit) wait(t *testing.T, n int) *http.Request {
+	t.Helper()
+	end := time.Now().Add(10 * time.Second)
+	late := time.AfterFunc(11*time.Second, e.more.Broadcast)
+	defer late.Stop()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for len(*e.seen) < n {
+		if !time.Now().Before(end) {
+			t.Fatalf("%d requests in 10 s, want %d", len(*e.seen), n)
+		}
+		e.more.Wait()
+	}
+	return (*e.seen)[n-1]
 }
 
 func (e exhibit) count() int {

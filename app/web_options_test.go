@@ -43,6 +43,7 @@ func TestWebOptions(t *testing.T) {
 		{"paths", paths},
 		{"compress_enabled", compression},
 		{"debug_enabled", trace},
+		{"mirror_enabled", mirror},
 	} {
 		t.Run(option.name, func(t *testing.T) {
 			for _, v := range g.visitors(t) {
@@ -381,5 +382,33 @@ func trace(t *testing.T, g *gallery, v visitor) {
 	g.change(t, id, fields{"debug_enabled": 0})
 	if uris, _, _ := read(""); len(uris) != 0 {
 		t.Errorf("switched off: %v", uris)
+	}
+}
+
+func mirror(t *testing.T, g *gallery, v visitor) {
+	copies := g.exhibit(t, "mirror-"+strings.ToLower(v.version))
+	id, domain := g.show(t, fields{"mirror_enabled": 1, "mirror_targets": []fields{{"peer_id": copies.id, "port": 8000}},
+		"basic_auth_user": "anna", "basic_auth_password": "secret word"})
+	out := v.outside(t)
+	post := func(r *http.Request) {
+		r.Method, r.Body, r.ContentLength = "POST", io.NopCloser(strings.NewReader("all of it")), 9
+		r.SetBasicAuth("anna", "secret word")
+	}
+	visit(t, out, domain, "/copied?x", post).wants(t, "mirrored", 200, "alpha:8000 POST /copied?x")
+	copied := copies.wait(t, 1)
+	body, err := io.ReadAll(copied.Body)
+	if err != nil || string(body) != "all of it" || copied.Method != "POST" || copied.RequestURI != "/copied?x" || copied.Host != domain {
+		t.Errorf("the copy is %s %s for %s, %q %v", copied.Method, copied.RequestURI, copied.Host, body, err)
+	}
+	if copied.Header.Get("Authorization") != "" || copied.Header.Get("X-Forwarded-For") == "" {
+		t.Errorf("the copy has %v", copied.Header)
+	}
+	visit(t, out, domain, "/refused").wants(t, "refused", 401, "")
+	g.change(t, id, fields{"mirror_enabled": 0})
+	visit(t, out, domain, "/off", post).wants(t, "off", 200, "")
+	g.change(t, id, fields{"mirror_enabled": 1})
+	visit(t, out, domain, "/on", post).wants(t, "on again", 200, "")
+	if got := copies.wait(t, 2); got.RequestURI != "/on" || copies.count() != 2 {
+		t.Errorf("the next copy is %s, of %d", got.RequestURI, copies.count())
 	}
 }

@@ -34,7 +34,6 @@ type option struct {
 // waiting lists them. A route must not have one that is on.
 var waiting = []option{
 	{"bot_blocker_enabled", func(w *model.Web) bool { return w.Bots.Enabled }},
-	{"mirror_enabled", func(w *model.Web) bool { return w.Mirror.Enabled }},
 }
 
 // checkWaiting notes what of the options of a route nobody would act on.

@@ -261,6 +261,8 @@ func optionRows(t testing.TB) []optionRow {
 			{`"mirror_targets":` + many(6, `{"peer_id":1,"port":1}`), "mirror_targets"}, {`"mirror_targets":7`, "mirror_targets"},
 			{`"mirror_enabled":true,"mirror_targets":[{"peer_id":1,"port":1},{"peer_id":1,"port":1}]`, "mirror_targets[1]"},
 			{`"mirror_enabled":true,"mirror_targets":[{"peer_id":1,"port":8080}],"peer_id":1`, "mirror_targets[0]"},
+			{`"mirror_enabled":true,"mirror_targets":[{"peer_id":2,"port":5}],"paths":[{"prefix":"/a","peer_id":2,"port":5}]`, "mirror_targets[0]"},
+			{`"mirror_enabled":true,"mirror_targets":[{"peer_id":1,"port":5}],"peer_id":1,"paths":[{"prefix":"/a","port":5}]`, "mirror_targets[0]"},
 			{`"mirror_enabled":true,"mirror_targets":[{"peer_id":2,"port":5}],"backends":[{"peer_id":1,"port":5},{"peer_id":2,"port":5}]`, "mirror_targets[0]"},
 		}},
 

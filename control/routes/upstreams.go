@@ -59,8 +59,8 @@ func (in *PathInput) UnmarshalJSON(b []byte) error { return model.DecodeObject(b
 func (in *Upstreams) apply(w *model.Web, r *model.Route, known roster, bad *model.Invalids) {
 	in.applyBackends(w, known, bad)
 	in.applySticky(&w.Sticky, bad)
-	in.applyMirror(w, r, known, bad)
 	in.applyPaths(w, r, known, bad)
+	in.applyMirror(w, r, known, bad)
 }
 
 // Bounds of lists. Each backend and path has a pool of connections; each mirror
@@ -152,11 +152,19 @@ func (in *Upstreams) applyMirror(w *model.Web, r *model.Route, known roster, bad
 		if slices.Contains(m.Targets[:i], t) {
 			bad.Add(field, "is there twice")
 		}
-		if t.Peer == r.Target.Peer && t.Port == r.Target.Port ||
-			slices.ContainsFunc(w.Backends, func(b model.Backend) bool { return b.Peer == t.Peer && b.Port == t.Port }) {
+		if goesTo(w, r, t) {
 			bad.Add(field, "is where the requests go anyway")
 		}
 	}
+}
+
+// goesTo reports whether requests of r may go to a peer's port by themselves.
+func goesTo(w *model.Web, r *model.Route, t model.MirrorTarget) bool {
+	return t.Peer == r.Target.Peer && t.Port == r.Target.Port ||
+		slices.ContainsFunc(w.Backends, func(b model.Backend) bool { return b.Peer == t.Peer && b.Port == t.Port }) ||
+		slices.ContainsFunc(w.Paths, func(p model.Path) bool {
+			return p.Port == t.Port && (p.Peer == t.Peer || p.Peer == 0 && r.Target.Peer == t.Peer)
+		})
 }
 
 func (in *Upstreams) applyPaths(w *model.Web, r *model.Route, known roster, bad *model.Invalids) {
