@@ -19,9 +19,9 @@ var everything = scope{true, true, true, true}
 
 // addPeer notes that a peer was what was is and becomes now; nil is absent. named
 // tells whether options of a web route name it.
-func (d *difference) addPeer(id model.PeerID, was, now *peer, named bool) {
+func (d *difference) addPeer(id model.PeerID, was, now *peer, named func(model.PeerID) bool) {
 	d.netstack = true
-	d.proxy = d.proxy || named && (was == nil || now == nil || was.Enabled != now.Enabled)
+	d.proxy = d.proxy || (was == nil || now == nil || was.Enabled != now.Enabled) && named(id)
 	if now != nil && now.Group != 0 && (was == nil || was.Group != now.Group) {
 		d.joined = append(d.joined, now)
 	}

@@ -144,7 +144,13 @@ func open(p *model.Peer, sealer *store.Sealer) (*peer, error) {
 func (s *state) after(tx *store.Tx, sealer *store.Sealer, skip map[model.RouteID]error) (*state, difference, error) {
 	next := &state{tx.Revision(), slices.Clone(s.peers), slices.Clone(s.groups), slices.Clone(s.routes), s.exit, s.block, s.unreadable, s.leftOut}
 	var d difference
-	var named map[model.PeerID]bool
+	var names map[model.PeerID]bool // found out at most once
+	named := func(id model.PeerID) bool {
+		if names == nil {
+			names = s.named()
+		}
+		return names[id]
+	}
 	for _, c := range tx.Changes() {
 		switch c.Table {
 		case store.Peers.Name():
@@ -157,10 +163,7 @@ func (s *state) after(tx *store.Tx, sealer *store.Sealer, skip map[model.RouteID
 			if err != nil {
 				return nil, d, err
 			}
-			if named == nil {
-				named = s.named()
-			}
-			d.addPeer(id, s.peer(id), now, named[id])
+			d.addPeer(id, s.peer(id), now, named)
 			next.peers = replace(next.peers, id, now, (*peer).compare)
 			next.leftOut = without(next.leftOut, id)
 		case store.Groups.Name():
