@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"time"
@@ -77,6 +78,7 @@ type bridge struct {
 	begun  bool          // the answer's head was written
 	ended  bool          // the answer's end was written
 	waits  bool          // the client waits for 100 (Continue)
+	unread int64         // of the body, by its length; below 0 if it has none
 	corked bool
 }
 
@@ -155,7 +157,7 @@ func (b *bridge) enter() (status int) {
 	h.SetRequestURIBytes(b.head.path)
 	h.Del(fasthttp.HeaderExpect)
 	if b.head.length != 0 && !b.head.protocol {
-		b.waits = b.head.expects
+		b.waits, b.unread = b.head.expects, b.head.length
 		b.ctx.Request.SetBodyStream((*streamBody)(b), int(b.head.length))
 	}
 	return 0
@@ -249,10 +251,23 @@ func (b *bridge) SetWriteDeadline(time.Time) error { return nil }
 // streamBody is a bridge as the body of its request.
 type streamBody bridge
 
-func (b *streamBody) Read(p []byte) (int, error) { return b.stream.Read(p) }
-func (b *streamBody) Trailer() []byte            { return b.stream.Trailer() }
-func (b *streamBody) Stop()                      { b.stream.Stop() }
-func (b *streamBody) Stopped()                   { b.stream.Stopped() }
+func (b *streamBody) Trailer() []byte { return b.stream.Trailer() }
+func (b *streamBody) Stop()           { b.stream.Stop() }
+func (b *streamBody) Stopped()        { b.stream.Stopped() }
+
+// Read ends a body of known length with its last byte. The end of the stream may
+// be late, and a backend that has all may answer first: its answer would then look
+// like one to a part.
+func (b *streamBody) Read(p []byte) (int, error) {
+	if b.unread == 0 {
+		return 0, io.EOF
+	}
+	n, err := b.stream.Read(p)
+	if b.unread > 0 {
+		b.unread -= int64(n)
+	}
+	return n, err
+}
 
 // Continue is called before an answer is begun, so its head comes first.
 func (b *streamBody) Continue() error {
