@@ -54,6 +54,7 @@ type App struct {
 	forwarder  *l4.Server
 	proxy      *proxy.Server
 	authority  *proxy.Authority
+	resetKey   [32]byte // of QUIC
 	reconciler *reconcile.Reconciler
 	traffic    *telemetry.Traffic
 	conditions *telemetry.Conditions
@@ -84,8 +85,9 @@ type listeners struct {
 	local              net.Listener // nil where the path does not allow one
 	pipe               *pipeListener
 
-	plain, secure []net.Listener // of host and tunnel
-	dnsPackets    net.PacketConn // of the tunnel, nil without a resolver
+	plain, secure []net.Listener   // of host and tunnel
+	packets       []net.PacketConn // likewise, for HTTP/3
+	dnsPackets    net.PacketConn   // of the tunnel, nil without a resolver
 	dnsStreams    net.Listener
 }
 
@@ -176,6 +178,9 @@ func (a *App) startTunnel(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("the key of this server: %w", err)
 	}
+	if a.resetKey, err = resetKey(key); err != nil {
+		return err
+	}
 	if a.authority, err = loadAuthority(ctx, a.db, s.DataDir, a.log); err != nil {
 		return fmt.Errorf("the certificate authority of this server: %w", err)
 	}
@@ -208,6 +213,12 @@ func (a *App) openPorts(context.Context) (err error) {
 		return err
 	}
 	a.onStop("", w.https.Close)
+	if s.HTTP3 {
+		if pc := listenHTTP3(a.log, w.https.Addr()); pc != nil {
+			a.onStop("", pc.Close)
+			w.packets = append(w.packets, pc)
+		}
+	}
 	if w.admin, err = listen("GC_HOST and GC_PORT", net.JoinHostPort(s.Host, strconv.Itoa(int(s.Port)))); err != nil {
 		return err
 	}
@@ -230,7 +241,8 @@ func (a *App) buildPlanes(context.Context) (err error) {
 		return err
 	}
 	if a.proxy, err = proxy.New(proxy.Options{
-		Log: a.log.With("part", "proxy"), Dial: dial, DialAdmin: a.web.pipe.dial,
+		ResetKey: a.resetKey,
+		Log:      a.log.With("part", "proxy"), Dial: dial, DialAdmin: a.web.pipe.dial,
 		Certificate: a.authority.Certificate, HTTPSPort: portOf(a.web.https), Clients: a.clients(), Observe: observe, Country: a.openCountries(),
 	}); err != nil {
 		return err

@@ -3,6 +3,8 @@ package app
 import (
 	"bytes"
 	"context"
+	"crypto/hkdf"
+	"crypto/sha256"
 	"encoding/json"
 	"io"
 	"log/slog"
@@ -48,6 +50,14 @@ func serverKey(ctx context.Context, db *store.DB, brought model.PrivateKey) (mod
 		return putSecret(db, tx, secretWG, []byte(key.Base64()))
 	})
 	return key, err
+}
+
+// resetKey is what QUIC tells clients with that this server has forgotten their
+// connections (RFC 9000, section 10.3): it has to be the same after a restart,
+// and is of no use for anything else.
+func resetKey(server model.PrivateKey) (key [32]byte, err error) {
+	b, err := hkdf.Key(sha256.New, server[:], nil, "gatecontrol QUIC stateless reset", len(key))
+	return [32]byte(b), err
 }
 
 // authorityPEM is how the key of our certificate authority is kept.

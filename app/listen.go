@@ -45,6 +45,17 @@ func listenWeb(log *slog.Logger, setting, configured, usual, other string) (net.
 	return ln, err
 }
 
+// listenHTTP3 opens the UDP port beside the TLS web port. Without it clients stay
+// on TCP, which is no reason not to start.
+func listenHTTP3(log *slog.Logger, tls net.Addr) net.PacketConn {
+	pc, err := net.ListenPacket("udp", tls.String())
+	if err != nil {
+		log.Warn("no HTTP/3: its UDP port cannot be opened; stop what uses it, or set GC_HTTP3 to false", "addr", tls, "err", err)
+		return nil
+	}
+	return pc
+}
+
 // listenLocal opens the socket of the local commands. The store's lock is held,
 // so a socket file that is there belongs to nobody.
 func listenLocal(path string) (net.Listener, error) {

@@ -28,6 +28,7 @@ type Options struct {
 	AllowedHosts []string `name:"allowed-hosts" env:"GC_ALLOWED_HOSTS" help:"More names under which the admin port answers."`
 	HTTPListen   string   `name:"http-listen" env:"GC_HTTP_LISTEN" placeholder:":80" help:"Plain web port; :8080 where binding :80 is not permitted."`
 	HTTPSListen  string   `name:"https-listen" env:"GC_HTTPS_LISTEN" placeholder:":443" help:"TLS web port; :8443 where binding :443 is not permitted."`
+	HTTP3        bool     `name:"http3" env:"GC_HTTP3" default:"true" negatable:"" help:"Serve HTTP/3 on the UDP port of the same number as the TLS web port."`
 	TLSIssuer    string   `name:"tls-issuer" env:"GC_TLS_ISSUER" default:"auto" enum:"auto,internal" help:"Who issues certificates: ${enum}."`
 
 	TrustedProxies []netip.Prefix `name:"trusted-proxies" env:"GC_TRUSTED_PROXIES" help:"Networks whose X-Forwarded headers are believed."`

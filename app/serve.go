@@ -61,6 +61,18 @@ func (a *App) openTunnelPorts(context.Context) error {
 			*door.list = append(*door.list, ln)
 		}
 	}
+	if a.options.HTTP3 {
+		ports := []uint16{443, portOf(w.https)}
+		slices.Sort(ports)
+		for _, port := range slices.Compact(ports) {
+			pc, err := a.tunnel.ListenPacket(port)
+			if err != nil {
+				return err
+			}
+			a.onStop("", pc.Close)
+			w.packets = append(w.packets, pc)
+		}
+	}
 	if a.resolver == nil {
 		return nil
 	}
@@ -125,6 +137,9 @@ func (a *App) serve(ctx context.Context) error {
 
 	a.onStop("", a.drain)
 	a.doors = append(a.doors, a.proxy.Shutdown)
+	for _, pc := range a.web.packets {
+		a.loop(func() error { return a.proxy.ServePacket(pc) })
+	}
 	for _, ln := range a.web.plain {
 		a.loop(func() error { return a.proxy.Serve(ln) })
 	}

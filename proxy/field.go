@@ -24,6 +24,7 @@ const (
 	dateField                 // Date
 	contentField              // other Content-* fields
 	authField                 // Authorization
+	altSvcField               // Alt-Svc: a backend would speak for our origin
 	reservedField             // ours to set: X-Real-IP, Forwarded, X-Gateway-*, X-Route-Domain
 	forwardedFor              // ours, but a trusted proxy may have set it before
 	forwardedHost             // likewise
@@ -73,7 +74,7 @@ func mayMatter(name []byte) bool {
 	case 'c', 'p', 'x':
 		return true
 	case 'a':
-		return n == len("authorization")
+		return n == len("authorization") || n == len("alt-svc")
 	case 'd':
 		return n == len("date")
 	case 'e':
@@ -124,6 +125,8 @@ func classifyLower(low []byte, length int) fieldKind {
 		return dateField
 	case "authorization":
 		return authField
+	case "alt-svc":
+		return altSvcField
 	case "forwarded", "x-real-ip", "x-route-domain":
 		return reservedField
 	case "x-forwarded-for":

@@ -311,6 +311,7 @@ func (ex *exchange) relay(ctx *fasthttp.RequestCtx) error {
 	}
 	framed := ex.client.Version() != version10 // an end of its own can mark the end of a body
 	ex.out = ex.appendSticky(a.appendHead(ex.out[:0], ex.route, !whole && framed))
+	ex.out = ex.srv.appendAltSvc(ex.out, ex.client, ctx.Request.Header.Host())
 	if err := ex.heads.read(&ctx.Response.Header, append(ex.out, "\r\n"...)); err != nil {
 		return err
 	}

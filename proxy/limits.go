@@ -47,6 +47,8 @@ type limits struct {
 	copying     time.Duration // a copy of a request, from its connection to its answer
 	upgradeIdle time.Duration // an upgraded connection on which the client sends nothing
 	grace       time.Duration // upgrades of a route that is gone
+	quicIdle    time.Duration // a QUIC connection from which nothing comes, not even a ping
+	goodbye     time.Duration // an HTTP/3 connection that drains, after its last request
 	perAddress  int           // connections per client address (IPv6: per /64)
 	total       int           // connections in all, those to backends included
 }
@@ -66,6 +68,8 @@ func defaultLimits() limits {
 		copying:     10 * time.Second,
 		upgradeIdle: 24 * time.Hour,
 		grace:       30 * time.Second,
+		quicIdle:    time.Minute,
+		goodbye:     time.Second,
 		perAddress:  4096,
 		total:       connectionCap(),
 	}

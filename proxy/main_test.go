@@ -32,6 +32,9 @@ type rig struct {
 	plain, tls string // host:port
 	log        *logBuffer
 	from       string // the loopback address that clients connect from; empty: any
+	serving    sync.WaitGroup
+	udp        sync.Once
+	packets    string // host:port of HTTP/3, once quic was called
 }
 
 // dialer dials from the address that clients made now are to have.
@@ -94,13 +97,12 @@ func newRig(t testing.TB, cfg Config, tune ...func(*Options, *limits)) *rig {
 	srv.limits = lim
 	r.srv = srv
 	r.commit(cfg)
-	var serving sync.WaitGroup
 	serve := func(f func(net.Listener) error) string {
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
 		}
-		serving.Go(func() {
+		r.serving.Go(func() {
 			if err := f(ln); err != nil {
 				t.Errorf("serve: %v", err)
 			}
@@ -112,7 +114,7 @@ func newRig(t testing.TB, cfg Config, tune ...func(*Options, *limits)) *rig {
 		if err := srv.Close(); err != nil {
 			t.Errorf("close: %v", err)
 		}
-		serving.Wait()
+		r.serving.Wait()
 		if n := srv.census.total; n != 0 {
 			t.Errorf("%d connections still counted after Close", n)
 		}

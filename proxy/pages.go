@@ -47,7 +47,8 @@ func (s *Server) reply(ctx *fasthttp.RequestCtx, status int, fields string, body
 	head := fmt.Appendf(nil, "HTTP/1.1 %d %s\r\n%sX-Request-ID: %s\r\n", status, fasthttp.StatusMessage(status), fields, requestIDOf(ctx))
 	ctx.Response.ResetBody()
 	ctx.Response.ImmediateHeaderFlush = false
-	if err := r.read(&ctx.Response.Header, append(appendDate(head), "\r\n"...)); err != nil {
+	head = s.appendAltSvc(appendDate(head), ctx.Conn().(client), ctx.Request.Header.Host())
+	if err := r.read(&ctx.Response.Header, append(head, "\r\n"...)); err != nil {
 		ctx.SetStatusCode(status) // cannot be: the head is ours
 	}
 	ctx.Response.SetBody(body)

@@ -25,6 +25,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/quic-go/qpack"
 	"github.com/valyala/fasthttp"
 	"golang.org/x/net/http2"
 
@@ -67,6 +68,10 @@ type Options struct {
 	// StickyKey signs the cookies that keep a client at one backend. With the same
 	// key they stay good over a restart; without one they do not.
 	StickyKey []byte
+	// ResetKey is secret and tells clients of HTTP/3, after a restart, that this
+	// server has forgotten their connections. If it is zero, they find out by
+	// waiting.
+	ResetKey [32]byte
 }
 
 // Server is the HTTP plane. All methods may be called at any time from any
@@ -76,15 +81,19 @@ type Server struct {
 	limits limits
 	fast   *fasthttp.Server
 	tls    *tls.Config
+	quic   *tls.Config // the same policy for HTTP/3
+	qpack  *qpack.Decoder
 	dialer tlsDialer
 
 	snapshot atomic.Pointer[snapshot]
 	census   census
 	upgrades upgrades
 	draining atomic.Bool
+	altDoors atomic.Pointer[[]netip.AddrPort] // where HTTP/3 is served; nil: nowhere
 
 	visits, exchanges, pieces, heads sync.Pool
 	bridges, h2streams, h2queues     sync.Pool
+	h3streams                        sync.Pool
 
 	encoders                [codings]sync.Pool
 	encoding, eventEncoding atomic.Int32 // in use
@@ -102,6 +111,8 @@ type Server struct {
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{}
 	conns     map[*conn]struct{}
+	doors     map[*quicDoor]struct{}
+	h3conns   map[*h3Conn]struct{}
 	backends  map[*backendConn]struct{}
 	ended     bool // no connection to a backend may be open any more
 	// running counts connections, upgrades and Serve calls. Additions happen
@@ -122,6 +133,8 @@ func New(opts Options) (*Server, error) {
 		census:    census{addresses: opts.Clients},
 		listeners: make(map[net.Listener]struct{}),
 		conns:     make(map[*conn]struct{}),
+		doors:     make(map[*quicDoor]struct{}),
+		h3conns:   make(map[*h3Conn]struct{}),
 		backends:  make(map[*backendConn]struct{}),
 	}
 	if len(s.stickyKey) == 0 {
@@ -155,6 +168,11 @@ func New(opts Options) (*Server, error) {
 	s.h2streams.New = func() any { return new(h2stream) }
 	s.h2queues.New = func() any { return new(h2queue) }
 	s.tls = s.tlsPolicy(http2.NextProtoTLS, "http/1.1")
+	s.h3streams.New = func() any { return newH3Stream() }
+	s.quic, s.qpack = s.tlsPolicy("h3"), qpack.NewDecoder()
+	if s.opts.ResetKey == ([32]byte{}) {
+		_, _ = rand.Read(s.opts.ResetKey[:]) // never fails
+	}
 	s.dialer = newTLSDialer()
 	s.snapshot.Store(&snapshot{})
 	return s, nil
@@ -305,7 +323,7 @@ func (s *Server) survive(what string, then func()) {
 // closes what idles. If ctx ends first, it closes everything and returns the
 // error of ctx.
 func (s *Server) Shutdown(ctx context.Context) error {
-	s.stop((*conn).closeIdle)
+	s.stop((*conn).closeIdle, (*h3Conn).drain)
 	done := make(chan struct{})
 	go func() { // ends with the last connection, which both ways below bring about
 		s.running.Wait()
@@ -316,7 +334,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	case <-done:
 	case <-ctx.Done():
 		err = ctx.Err()
-		s.stop((*conn).Kill)
+		s.stop((*conn).Kill, (*h3Conn).Kill)
 		s.closeBackends()
 		<-done
 	}
@@ -326,17 +344,19 @@ func (s *Server) Shutdown(ctx context.Context) error {
 
 // Close ends everything at once and waits for it.
 func (s *Server) Close() error {
-	s.stop((*conn).Kill)
+	s.stop((*conn).Kill, (*h3Conn).Kill)
 	s.closeBackends()
 	s.running.Wait()
 	s.closeBackends()
 	return nil
 }
 
-// stop closes listeners and upgrades, and does to every connection what end does.
-func (s *Server) stop(end func(*conn)) {
+// stop closes listeners and upgrades, and does to every connection what end or
+// end3 does.
+func (s *Server) stop(end func(*conn), end3 func(*h3Conn)) {
 	s.mu.Lock()
 	s.draining.Store(true)
+	s.listDoors()
 	for ln := range s.listeners {
 		_ = ln.Close()
 	}
@@ -344,11 +364,21 @@ func (s *Server) stop(end func(*conn)) {
 	for c := range s.conns {
 		all = append(all, c)
 	}
+	doors := slices.Collect(maps.Keys(s.doors))
+	all3 := slices.Collect(maps.Keys(s.h3conns))
 	s.mu.Unlock()
+	for _, d := range doors {
+		_ = d.ln.Close() // ends handshakes, too
+	}
 	s.upgrades.closeAll()
 	for _, c := range all {
 		end(c)
 	}
+	var ending sync.WaitGroup
+	for _, c := range all3 {
+		ending.Go(func() { end3(c) }) // closing one waits for its goroutine
+	}
+	ending.Wait()
 }
 
 // opened counts a new connection to a backend; closed, one that was closed.
@@ -387,7 +417,7 @@ func (s *Server) closeBackends() {
 }
 
 func addrPort(a net.Addr) netip.AddrPort {
-	if t, ok := a.(*net.TCPAddr); ok {
+	if t, ok := a.(interface{ AddrPort() netip.AddrPort }); ok { // of TCP and UDP
 		ap := t.AddrPort()
 		return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
 	}

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"testing"
 
+	"github.com/quic-go/quic-go"
+	"github.com/quic-go/quic-go/http3"
 	"golang.org/x/net/http2"
 )
 
@@ -24,6 +26,7 @@ type protocol struct {
 var protocols = []protocol{
 	{"HTTP1", 1, transportHTTP1},
 	{"HTTP2", 2, transportHTTP2},
+	{"HTTP3", 3, transportHTTP3},
 }
 
 // forEachProtocol runs f for each HTTP version, as a subtest of its name. via
@@ -87,6 +90,56 @@ func transportHTTP2(r *rig) http.RoundTripper {
 	}
 	r.t.Cleanup(tr.CloseIdleConnections)
 	return tr
+}
+
+func transportHTTP3(r *rig) http.RoundTripper {
+	to, err := net.ResolveUDPAddr("udp", r.quic())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	from := &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)}
+	if r.from != "" {
+		from.IP = net.ParseIP(r.from)
+	}
+	pc, err := net.ListenUDP("udp", from)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	socket := &quic.Transport{Conn: pc}
+	tr := &http3.Transport{
+		TLSClientConfig: r.trust(),
+		Dial: func(ctx context.Context, _ string, tc *tls.Config, qc *quic.Config) (*quic.Conn, error) {
+			return socket.Dial(ctx, to, tc, qc)
+		},
+		DisableCompression: true,
+	}
+	r.t.Cleanup(func() {
+		_ = tr.Close()
+		_ = socket.Close()
+		_ = pc.Close()
+	})
+	return tr
+}
+
+// quic returns where the rig speaks HTTP/3, and has it do so from the first call
+// on: at the port of TLS, if nobody else has that.
+func (r *rig) quic() string {
+	r.t.Helper()
+	r.udp.Do(func() {
+		pc, err := net.ListenPacket("udp", r.tls)
+		if err != nil {
+			if pc, err = net.ListenPacket("udp", "127.0.0.1:0"); err != nil {
+				r.t.Fatal(err)
+			}
+		}
+		r.packets = pc.LocalAddr().String()
+		r.serving.Go(func() {
+			if err := r.srv.ServePacket(pc); err != nil {
+				r.t.Errorf("serve: %v", err)
+			}
+		})
+	})
+	return r.packets
 }
 
 // trust is the TLS configuration of a client that trusts the rig's authority.
