@@ -244,6 +244,7 @@ func (a *App) buildPlanes(context.Context) (err error) {
 		ResetKey: a.resetKey,
 		Log:      a.log.With("part", "proxy"), Dial: dial, DialAdmin: a.web.pipe.dial,
 		Certificate: a.authority.Certificate, HTTPSPort: portOf(a.web.https), Clients: a.clients(), Observe: observe, Country: a.openCountries(),
+		LastSeen: (&sightings{peers: func() []model.PeerStatus { return a.tunnel.Status().Peers }}).lastSeen,
 	}); err != nil {
 		return err
 	}

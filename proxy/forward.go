@@ -426,7 +426,7 @@ func (ex *exchange) fail(ctx *fasthttp.RequestCtx, err error) {
 	case isTimeout(err):
 		status = fasthttp.StatusGatewayTimeout
 	}
-	id := ex.srv.page(ctx, status, ex.route)
+	id := ex.srv.show(ctx, notice{status: status, route: ex.route, target: &ex.up.target})
 	if skipped, log := ex.up.pool.failed.next(time.Now()); log {
 		ex.srv.opts.Log.Warn("backend failed", "host", ex.route.host, "addr", ex.up.target.Addr,
 			"peer", ex.up.target.PeerName, "err", err, "request", id, "skipped", skipped)

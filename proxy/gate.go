@@ -29,6 +29,7 @@ type verdict struct {
 	status int
 	reason string // for logs, traces and people who explain; nothing of the request is in it
 	fields string // complete field lines beside the usual ones
+	key    string // of the texts of the page, where the status does not tell
 	body   []byte
 	// answer is how the verdict is executed.
 	answer func(v *visit, d *verdict)
@@ -39,7 +40,9 @@ func pageVerdict(status int, reason, fields string) *verdict {
 	return &verdict{status: status, reason: reason, fields: fields, answer: answerPage}
 }
 
-func answerPage(v *visit, d *verdict) { v.srv.pageWith(v.ctx, d.status, d.fields, v.route) }
+func answerPage(v *visit, d *verdict) {
+	v.srv.show(v.ctx, notice{status: d.status, key: d.key, fields: d.fields, route: v.route})
+}
 
 // bareVerdict refuses with body as it is, which may be empty.
 func bareVerdict(status int, reason, fields string, body []byte) *verdict {
@@ -64,7 +67,9 @@ func newBreakerGate(d *draft) (gate, error) {
 	if b == nil {
 		return nil, nil
 	}
-	return breakerGate{pageVerdict(fasthttp.StatusServiceUnavailable, "the circuit breaker is open", retryAfter(b.RetryAfter))}, nil
+	open := pageVerdict(fasthttp.StatusServiceUnavailable, "the circuit breaker is open", retryAfter(b.RetryAfter))
+	open.key = "breaker"
+	return breakerGate{open}, nil
 }
 
 func (g breakerGate) check(*visit) *verdict { return g.open }

@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"html"
@@ -12,31 +14,85 @@ import (
 	"gatecontrol/model"
 )
 
-// page answers with a small page of ours, as HTML or, for who prefers that, as
-// JSON. It returns the id that it shows and the log repeats. r names the route
-// of a failed backend; it is nil where no route is to blame. Nothing of the
-// request is in a page.
-func (s *Server) page(ctx *fasthttp.RequestCtx, status int, r *route) string {
-	return s.pageWith(ctx, status, "", r)
-}
-
 // ownFields are on every answer that is ours.
 const ownFields = "Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\n"
 
-// pageWith is page with further field lines.
-func (s *Server) pageWith(ctx *fasthttp.RequestCtx, status int, more string, r *route) string {
+// peerRetry is when a page about a peer that is away says to come back.
+const peerRetry = 30 * time.Second
+
+// notice is what a page is about.
+type notice struct {
+	status int
+	key    string  // of the texts; empty: by the status
+	fields string  // complete field lines beside the usual ones
+	route  *route  // nil where none is to blame
+	target *Target // the backend that failed; nil: none did
+}
+
+// page answers with a small page of ours. r is the route that it is about; it is
+// nil where none is to blame.
+func (s *Server) page(ctx *fasthttp.RequestCtx, status int, r *route) {
+	s.show(ctx, notice{status: status, route: r})
+}
+
+// show answers with a page, in the form and the language that the client likes
+// best. It returns the id that the page shows and the logs repeat. Nothing of the
+// request is in a page.
+func (s *Server) show(ctx *fasthttp.RequestCtx, n notice) string {
 	id := requestIDOf(ctx).String()
-	title, text := explain(status, r)
-	fields := ownFields + "Vary: Accept\r\n" + more
-	if prefersJSON(ctx) {
-		body, _ := json.Marshal(map[string]any{"ok": false, "error": title, "detail": text, "request_id": id})
-		s.reply(ctx, status, fields+"Content-Type: application/json\r\n", body)
-		return id
+	form, lang := negotiate(&ctx.Request.Header)
+	t := languages[lang]
+	title, text := s.explain(&n, t)
+	fields := ownFields + "Vary: Accept, Accept-Language\r\nContent-Language: " + lang + "\r\n" + n.fields
+	var body []byte
+	switch form {
+	case formJSON:
+		fields += "Content-Type: application/json\r\n"
+		body, _ = json.Marshal(map[string]any{"ok": false, "error": title, "detail": text, "request_id": id})
+	case formText:
+		fields += "Content-Type: text/plain; charset=utf-8\r\n"
+		body = fmt.Appendf(nil, "%s\n\n%s\n\n%s %d, %s %s\n", title, text, t["error"].title, n.status, t["request"].title, id)
+	default:
+		fields += pagePolicy + "Content-Type: text/html; charset=utf-8\r\n"
+		body = fmt.Appendf(nil, pageHTML, lang, n.status, html.EscapeString(title), html.EscapeString(text), t["error"].title, t["request"].title, id)
 	}
-	fields += "Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'\r\n" +
-		"Content-Type: text/html; charset=utf-8\r\n"
-	s.reply(ctx, status, fields, fmt.Appendf(nil, pageHTML, status, html.EscapeString(title), html.EscapeString(text), id))
+	s.reply(ctx, n.status, fields, body)
 	return id
+}
+
+// explain finds the texts of a notice, and completes it with what is known of the
+// peer behind.
+func (s *Server) explain(n *notice, t texts) (title, text string) {
+	key := n.key
+	if key == "" {
+		key = keyOf(n.status)
+	}
+	var peer, seen string
+	if n.target != nil {
+		peer = n.target.PeerName
+	}
+	if key == "unreachable" && peer != "" {
+		key = "unreachable_peer"
+		if s.opts.LastSeen != nil {
+			at, known := s.opts.LastSeen(n.target.Addr.Addr())
+			switch {
+			case !known:
+			case at.IsZero():
+				key = "peer_never_seen"
+			case time.Since(at) >= model.OnlineWindow:
+				key, seen = "peer_away", at.UTC().Format(t["time"].text)
+			}
+			if key != "unreachable_peer" {
+				n.fields += retryAfter(peerRetry)
+			}
+		}
+	}
+	host := t["this_service"].title
+	if n.route != nil && n.route.host != "" {
+		host = n.route.host
+	}
+	fill := strings.NewReplacer("{host}", host, "{peer}", peer, "{seen}", seen)
+	return fill.Replace(t[key].title), fill.Replace(t[key].text)
 }
 
 // reply makes an answer of ours that of the context, whatever was there before.
@@ -54,60 +110,29 @@ func (s *Server) reply(ctx *fasthttp.RequestCtx, status int, fields string, body
 	ctx.Response.SetBody(body)
 }
 
-// pageHTML takes status, title, text and request id.
-const pageHTML = `<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
-<title>%[1]d %[2]s</title>
-<style>
+const pageStyle = `
 :root{color-scheme:light dark}
 body{font:16px/1.5 system-ui,sans-serif;max-width:34rem;margin:15vh auto;padding:0 1.5rem}
 h1{font-size:1.4rem;margin:0 0 .5rem}
 p{margin:.5rem 0}
 small{opacity:.7}
-</style></head>
-<body><main><h1>%[2]s</h1><p>%[3]s</p><p><small>Error %[1]d &middot; request %[4]s</small></p></main></body></html>
 `
 
-// explain says what happened and what to check.
-func explain(status int, r *route) (title, text string) {
-	host, behind := "This service", "the service behind it"
-	if r != nil {
-		host = r.host
-		if r.target.PeerName != "" {
-			behind = r.target.PeerName
-		}
-	}
-	switch status {
-	case fasthttp.StatusUnauthorized:
-		return "Sign in", "This service asks for a user and a password."
-	case fasthttp.StatusForbidden:
-		return "Access denied", "This service does not answer requests from your network address."
-	case fasthttp.StatusTooManyRequests:
-		return "Too many attempts", "There were too many attempts from your network address. Try again in a while."
-	case fasthttp.StatusNotFound:
-		return "Not found", "Nothing is published under this name. Check the address, or ask the operator whether the service is switched on."
-	case fasthttp.StatusMisdirectedRequest:
-		return "Misdirected request", "This connection was opened for another name. Load the page again."
-	case fasthttp.StatusBadGateway:
-		return host + " cannot be reached", "The gateway works, but " + behind + " does not answer. Check that the device is on, connected to the tunnel, and that the service is running."
-	case fasthttp.StatusGatewayTimeout:
-		return host + " does not answer", "The gateway waited for " + behind + " in vain. Check that the device is on and connected to the tunnel."
-	case fasthttp.StatusServiceUnavailable:
-		return "Not available", "This service takes no requests at the moment. Try again in a while."
-	}
-	return "Something went wrong", "The request failed inside the gateway. The log has the details under the request number below."
-}
+// pageHTML takes language, status, title, text, the words for error and request,
+// and the id.
+const pageHTML = `<!doctype html>
+<html lang="%[1]s"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
+<title>%[2]d %[3]s</title>
+<style>` + pageStyle + `</style></head>
+<body><main><h1>%[3]s</h1><p>%[4]s</p><p><small>%[5]s %[2]d &middot; %[6]s %[7]s</small></p></main></body></html>
+`
 
-// prefersJSON reports whether Accept names JSON and not HTML.
-func prefersJSON(ctx *fasthttp.RequestCtx) bool {
-	for name, value := range ctx.Request.Header.AllInOrder() {
-		if equalFold(name, "accept") {
-			accept := strings.ToLower(string(value))
-			return strings.Contains(accept, "json") && !strings.Contains(accept, "html")
-		}
-	}
-	return false
-}
+// pagePolicy lets a page use its own style and nothing else.
+var pagePolicy = func() string {
+	sum := sha256.Sum256([]byte(pageStyle))
+	return "Content-Security-Policy: default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) +
+		"'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n"
+}()
 
 // refusal is the answer to a head that failed the strict checks, complete with
 // framing: it goes to the socket as it is, and the connection ends with it.
@@ -118,7 +143,8 @@ func (s *Server) refusal(cl client, status int) []byte {
 }
 
 // refusalHead returns the field lines and the text of a refusal. The request has no
-// visit, and nothing in it is worth to be told but that it was there.
+// visit, and nothing in it is worth to be told but that it was there; nor does its
+// head say in what form or language the answer is to be.
 func (s *Server) refusalHead(cl client, status int) (fields, text []byte) {
 	id := newRequestID()
 	text = fmt.Appendf(nil, "%s\n%s\n", fasthttp.StatusMessage(status), id)

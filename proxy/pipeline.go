@@ -115,7 +115,7 @@ func (s *Server) redirectToHTTPS(ctx *fasthttp.RequestCtx, r *route) {
 }
 
 // parserFailed answers what fasthttp's parser refuses after our checks passed.
-func parserFailed(ctx *fasthttp.RequestCtx, _ error) {
-	ctx.SetStatusCode(fasthttp.StatusBadRequest)
+func (s *Server) parserFailed(ctx *fasthttp.RequestCtx, _ error) {
+	s.page(ctx, fasthttp.StatusBadRequest, nil)
 	ctx.SetConnectionClose()
 }

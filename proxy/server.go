@@ -61,6 +61,10 @@ type Options struct {
 	// Observe is told of each request once its answer has ended. It is called by
 	// the goroutines that answer, so it must not wait, and must not keep the record.
 	Observe func(*model.AccessRecord)
+	// LastSeen tells when the peer with a tunnel address was connected last, zero if
+	// it was not since the start; false if no peer has the address. It must not
+	// wait. Without it, error pages do not tell.
+	LastSeen func(addr netip.Addr) (time.Time, bool)
 	// HTTPSPort is put into redirects to https; 0 and 443 are left out.
 	HTTPSPort uint16
 	// Clients tells whom connections are counted against.
@@ -148,7 +152,7 @@ func New(opts Options) (*Server, error) {
 	s.fast = &fasthttp.Server{
 		Handler:                       s.handle,
 		HeaderReceived:                headRead,
-		ErrorHandler:                  parserFailed,
+		ErrorHandler:                  s.parserFailed,
 		Logger:                        silent{},
 		ReadBufferSize:                maxRequestLine + maxFieldBlock + 4<<10,
 		WriteBufferSize:               writeBuffer,
