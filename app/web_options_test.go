@@ -53,8 +53,16 @@ func TestWebOptions(t *testing.T) {
 	}
 }
 
+// plainRoute has the create body of the API reference.
 func plainRoute(t *testing.T, g *gallery, v visitor) {
-	_, domain := g.show(t, nil)
+	_, domain := g.show(t, fields{
+		"route_type": "http", "target_kind": "peer", "target_port": "8000", "https_enabled": true, "backend_https": false, "compress_enabled": false,
+		"bot_blocker_enabled": false, "bot_blocker_mode": "block", "bot_blocker_config": fields{}, "monitoring_enabled": false,
+		"ip_filter_enabled": false, "ip_filter_mode": "whitelist", "ip_filter_rules": []fields{}, "acl_enabled": false, "acl_peer_ids": []int{},
+		"rate_limit_enabled": false, "rate_limit_requests": 100, "rate_limit_window": "1m", "retry_enabled": false, "retry_count": 3,
+		"retry_status_codes": "502,503,504", "circuit_breaker_enabled": false, "circuit_breaker_threshold": 5, "circuit_breaker_timeout": 30,
+		"mirror_enabled": false, "mirror_targets": []fields{}, "debug_enabled": false, "basic_auth_user": "", "basic_auth_password": "", "user_ids": []int{1, 2},
+	})
 	visit(t, v.outside(t), domain, "/a?b").wants(t, "outside", 200, "alpha:8000 GET /a?b")
 	visit(t, v.inside(t, g.beta.peer), domain, "/a?b").wants(t, "inside", 200, "alpha:8000 GET /a?b")
 }
@@ -125,7 +133,8 @@ func ipFilter(t *testing.T, g *gallery, v visitor) {
 		{"whitelisted address", fields{"ip_filter_rules": rule("ip", g.beta.peer.Addr.String())}, 403, 200},
 		{"blacklisted address", fields{"ip_filter_mode": "blacklist"}, 200, 403},
 		{"blacklisted country", fields{"ip_filter_rules": rule("country", "de")}, 200, 200}, // private addresses are in none
-		{"off", fields{"ip_filter_enabled": 0, "ip_filter_rules": nil}, 200, 200},
+		{"with a login behind it", fields{"ip_filter_rules": rule("ip", "127.0.0.1"), "basic_auth_user": "anna", "basic_auth_password": "secret word"}, 403, 401},
+		{"off", fields{"ip_filter_enabled": 0, "ip_filter_rules": nil, "basic_auth_enabled": 0}, 200, 200},
 	} {
 		g.change(t, id, c.options)
 		visit(t, out, domain, "/").wants(t, c.name+", outside", c.out, "")

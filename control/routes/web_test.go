@@ -3,6 +3,7 @@ package routes
 import (
 	"encoding/json"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -45,6 +46,51 @@ func TestDocumentedBody(t *testing.T) {
 	}
 	if _, err := b.Update(t.Context(), v.ID, input(t, documented)); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestWizardWithOptions sends what the forms of GateControl send with every switch
+// on: to create, to edit, and for a port.
+func TestWizardWithOptions(t *testing.T) {
+	offerAll(t)
+	b := newBench(t)
+	const create = `{"domain":"a.example.com","description":"","route_type":"http","target_kind":"peer","peer_id":"1","target_port":"8080",
+		"https_enabled":true,"backend_https":false,"compress_enabled":true,"basic_auth_enabled":true,"basic_auth_user":"u","basic_auth_password":"secret12",
+		"ip_filter_enabled":true,"ip_filter_mode":"blacklist","ip_filter_rules":"[{\"type\":\"country\",\"value\":\"DE\"}]","acl_enabled":true,"acl_peers":[1,3],
+		"rate_limit_enabled":true,"rate_limit_requests":"100","rate_limit_window":"1m","retry_enabled":true,"retry_count":"3","retry_match_status":"502,503,504",
+		"circuit_breaker_enabled":true,"circuit_breaker_threshold":"5","circuit_breaker_timeout":"30","mirror_enabled":1,"mirror_targets":[{"peer_id":"3","port":"81"}],
+		"debug_enabled":true,"bot_blocker_enabled":true,"bot_blocker_mode":"redirect","bot_blocker_config":"{\"url\":\"https://example.org\"}",
+		"monitoring_enabled":false,"external_enabled":false,"external_block_action":"inherit","sticky_enabled":false,"sticky_cookie_name":"gc_sticky","sticky_cookie_ttl":"3600",
+		"l4_protocol":null,"l4_listen_port":null,"l4_tls_mode":null}`
+	v := b.create(t, create)
+	w := v.Options()
+	if !w.Compress || !w.BasicAuth.Enabled || !w.ACL.Enabled || !w.Retry.Enabled || !w.Mirror.Enabled || w.External || w.Bots.URL == "" ||
+		len(w.IPFilter.Rules) != 1 || len(w.ACL.Peers) != 2 || len(w.Mirror.Targets) != 1 {
+		t.Fatalf("created %+v", w)
+	}
+	const edit = `{"target_ip":"10.8.0.2","branding_title":"T","branding_text":"","branding_color":"","branding_bg":"",
+		"backends":[{"peer_id":"1","port":"8081","weight":"2"}],"sticky_enabled":true,"custom_headers":{"request":[{"name":"A","value":"b"}],"response":[]},
+		"user_ids":[1],"basic_auth_password":"","ip_filter_enabled":false,"ip_filter_rules":null,"bot_blocker_mode":"block","bot_blocker_config":null}`
+	merged := strings.TrimSuffix(create, "}") + "," + strings.TrimPrefix(edit, "{")
+	v, err := b.Update(t.Context(), v.ID, input(t, merged)) // of members that come twice, the last one counts
+	if err != nil {
+		t.Fatal(err)
+	}
+	w = v.Options()
+	if w.BasicAuth.Hash == "" || len(w.IPFilter.Rules) != 0 || len(w.Backends) != 1 || w.Headers == nil || len(w.Users) != 1 || w.Bots != (model.BotBlocker{Enabled: true, Mode: "block"}) {
+		t.Errorf("edited %+v", w)
+	}
+	if v, err = b.Update(t.Context(), v.ID, input(t, `{"backends":null,"custom_headers":null,"user_ids":null,"mirror_enabled":0,"mirror_targets":null}`)); err != nil {
+		t.Fatal(err)
+	}
+	if w = v.Options(); w.Backends != nil || w.Headers != nil || w.Users != nil || w.Mirror.Targets != nil {
+		t.Errorf("cleared %+v", w)
+	}
+	port := b.create(t, `{"domain":"","route_type":"l4","target_kind":"peer","peer_id":"1","target_port":"3389","l4_protocol":"tcp","l4_listen_port":"3389","l4_tls_mode":"none",
+		"https_enabled":true,"compress_enabled":true,"basic_auth_enabled":false,"ip_filter_enabled":false,"ip_filter_rules":null,"acl_enabled":false,"acl_peers":[],
+		"rate_limit_enabled":false,"retry_enabled":true,"circuit_breaker_enabled":true,"mirror_enabled":0,"mirror_targets":null,"bot_blocker_enabled":false,"bot_blocker_config":null,"external_enabled":true}`)
+	if port.Web != nil || port.Domain != "" {
+		t.Errorf("a port route has %+v", port.Web)
 	}
 }
 
