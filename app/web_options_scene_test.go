@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/quic-go/quic-go"
+	"github.com/quic-go/quic-go/http3"
 	"golang.org/x/net/http2"
 
 	"gatecontrol/demo"
@@ -141,65 +143,117 @@ func (g *gallery) change(t *testing.T, id int64, options map[string]any) {
 	g.s.API.Call(t, 200, "PUT", fmt.Sprintf("/api/v1/routes/%d", id), options, nil)
 }
 
-// dial is how a client reaches a host.
-type dial func(ctx context.Context, network, addr string) (net.Conn, error)
+// place is where a client is: how it reaches the TLS port and that of HTTP/3.
+type place struct {
+	dial    func(context.Context) (net.Conn, error)
+	packets func() (net.PacketConn, error)
+	quic    net.Addr // where HTTP/3 is
+}
 
 // visitor is a client of one HTTP version.
 type visitor struct {
 	g       *gallery
 	version string
-	via     func(dial, *tls.Config) http.RoundTripper
+	via     func(*testing.T, place, *tls.Config) http.RoundTripper
 }
 
 // visitors are the HTTP versions of the web ports.
-func (g *gallery) visitors(t *testing.T) []visitor {
-	return []visitor{
-		{g, "HTTP1", func(d dial, c *tls.Config) http.RoundTripper {
-			tr := &http.Transport{DialContext: d, TLSClientConfig: c, DisableCompression: true}
-			t.Cleanup(tr.CloseIdleConnections)
-			return tr
-		}},
-		{g, "HTTP2", func(d dial, c *tls.Config) http.RoundTripper {
-			tr := &http2.Transport{TLSClientConfig: c, DisableCompression: true}
-			tr.DialTLSContext = func(ctx context.Context, network, addr string, c *tls.Config) (net.Conn, error) {
-				conn, err := d(ctx, network, addr)
-				if err != nil {
-					return nil, err
-				}
-				over := tls.Client(conn, c)
-				return over, over.HandshakeContext(ctx)
-			}
-			t.Cleanup(tr.CloseIdleConnections)
-			return tr
-		}},
+func (g *gallery) visitors() []visitor {
+	return []visitor{{g, "HTTP1", viaHTTP1}, {g, "HTTP2", viaHTTP2}, {g, "HTTP3", viaHTTP3}}
+}
+
+func viaHTTP1(t *testing.T, from place, c *tls.Config) http.RoundTripper {
+	tr := &http.Transport{TLSClientConfig: c, DisableCompression: true}
+	tr.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) { return from.dial(ctx) }
+	t.Cleanup(tr.CloseIdleConnections)
+	return tr
+}
+
+func viaHTTP2(t *testing.T, from place, c *tls.Config) http.RoundTripper {
+	tr := &http2.Transport{TLSClientConfig: c, DisableCompression: true}
+	tr.DialTLSContext = func(ctx context.Context, _, _ string, c *tls.Config) (net.Conn, error) {
+		conn, err := from.dial(ctx)
+		if err != nil {
+			return nil, err
+		}
+		over := tls.Client(conn, c)
+		return over, over.HandshakeContext(ctx)
 	}
+	t.Cleanup(tr.CloseIdleConnections)
+	return tr
+}
+
+func viaHTTP3(t *testing.T, from place, c *tls.Config) http.RoundTripper {
+	t.Helper()
+	pc, err := from.packets()
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket := &quic.Transport{Conn: pc}
+	tr := &http3.Transport{
+		TLSClientConfig: c, DisableCompression: true,
+		Dial: func(ctx context.Context, _ string, c *tls.Config, q *quic.Config) (*quic.Conn, error) {
+			return socket.Dial(ctx, from.quic, c, q)
+		},
+	}
+	t.Cleanup(func() {
+		_ = tr.Close()
+		_ = socket.Close()
+		_ = pc.Close()
+	})
+	return tr
+}
+
+// sameVersion keeps a test of one version from passing on another.
+type sameVersion struct {
+	http.RoundTripper
+	version string
+}
+
+func (s sameVersion) RoundTrip(r *http.Request) (*http.Response, error) {
+	res, err := s.RoundTripper.RoundTrip(r)
+	if err == nil && s.version != fmt.Sprint("HTTP", res.ProtoMajor) {
+		_ = res.Body.Close()
+		return nil, fmt.Errorf("the answer came over %s", res.Proto)
+	}
+	return res, err
 }
 
 // client makes a client that follows nothing.
-func (v visitor) client(t *testing.T, d dial, certificate ...tls.Certificate) *http.Client {
+func (v visitor) client(t *testing.T, from place, certificate []tls.Certificate) *http.Client {
 	t.Helper()
 	c := trustIn(t, v.g.s.Dir)
 	c.Certificates = certificate
 	return &http.Client{
-		Transport:     v.via(d, c),
+		Transport:     sameVersion{v.via(t, from, c), v.version},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		Timeout:       30 * time.Second,
 	}
 }
 
 // outside is a client on this host.
 func (v visitor) outside(t *testing.T, certificate ...tls.Certificate) *http.Client {
 	t.Helper()
-	return v.client(t, func(ctx context.Context, network, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, network, v.g.s.Addrs().HTTPS)
-	}, certificate...)
+	addr := v.g.s.Addrs().HTTPS
+	to, err := net.ResolveUDPAddr("udp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v.client(t, place{
+		dial:    func(ctx context.Context) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, "tcp", addr) },
+		packets: func() (net.PacketConn, error) { return net.ListenPacket("udp", "127.0.0.1:0") },
+		quic:    to,
+	}, certificate)
 }
 
 // inside is a client at a peer.
 func (v visitor) inside(t *testing.T, p *demo.Peer) *http.Client {
 	t.Helper()
-	return v.client(t, func(ctx context.Context, network, _ string) (net.Conn, error) {
-		return p.DialContext(ctx, network, "10.8.0.1:443")
-	})
+	return v.client(t, place{
+		dial:    func(ctx context.Context) (net.Conn, error) { return p.DialContext(ctx, "tcp", "10.8.0.1:443") },
+		packets: func() (net.PacketConn, error) { return p.ListenPacket(0) },
+		quic:    &net.UDPAddr{IP: net.IPv4(10, 8, 0, 1), Port: 443},
+	}, nil)
 }
 
 // answer is what came of a request.

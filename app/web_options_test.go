@@ -46,7 +46,7 @@ func TestWebOptions(t *testing.T) {
 		{"mirror_enabled", mirror},
 	} {
 		t.Run(option.name, func(t *testing.T) {
-			for _, v := range g.visitors(t) {
+			for _, v := range g.visitors() {
 				t.Run(v.version, func(t *testing.T) { option.f(t, g, v) })
 			}
 		})

@@ -62,7 +62,7 @@ func TestBreakerSurvivesARestart(t *testing.T) {
 	g.s.Admin.Login(t, lab.User, lab.Password)
 	g.s.API = g.s.Admin.WithToken(g.s.Admin.MakeToken(t, "full-access"))
 	t.Cleanup(g.s.API.HTTP.CloseIdleConnections)
-	for _, v := range g.visitors(t) {
+	for _, v := range g.visitors() {
 		for _, domain := range []string{"one.example.test", "two.example.test"} {
 			got := visit(t, v.outside(t), domain, "/")
 			if got.status != 503 || got.header.Get("Retry-After") != "77" {
@@ -72,7 +72,7 @@ func TestBreakerSurvivesARestart(t *testing.T) {
 	}
 	g.s.API.Call(t, 200, "POST", fmt.Sprintf("/api/v1/routes/%d/circuit-breaker/reset", ids[0]), nil, nil)
 	g.change(t, ids[1], fields{"circuit_breaker_enabled": true})
-	for _, v := range g.visitors(t) {
+	for _, v := range g.visitors() {
 		for _, domain := range []string{"one.example.test", "two.example.test"} { // nobody listens there
 			visit(t, v.outside(t), domain, "/").wants(t, domain+" once it is closed", 502, "")
 		}
@@ -97,7 +97,7 @@ func TestRefusedOptionsChangeNothing(t *testing.T) {
 	if before != after {
 		t.Errorf("something was stored:\n%s\n%s", before, after)
 	}
-	for _, v := range g.visitors(t) {
+	for _, v := range g.visitors() {
 		visit(t, v.inside(t, g.alpha.peer), domain, "/").wants(t, "still not on the list", 403, "")
 		visit(t, v.inside(t, g.beta.peer), domain, "/").wants(t, "still on the list", 200, "")
 	}
