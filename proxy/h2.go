@@ -185,7 +185,7 @@ func (h *h2conn) next() error {
 // for: a client may be silent between frames, but not within.
 func (h *h2conn) readFrame() (http2.Frame, error) {
 	length := -1
-	var kind http2.FrameType
+	kind := http2.FrameSettings // anything but DATA, until it is known
 	for {
 		b := h.in.buffered()
 		if length < 0 && len(b) >= frameHeader {
