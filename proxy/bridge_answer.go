@@ -13,6 +13,9 @@ func (b *bridge) answer() {
 	r := &b.ctx.Response
 	defer func() { _ = r.CloseBodyStream() }() // ends the exchange, whatever happened
 	status := r.StatusCode()
+	if door, ok := b.stream.(interface{ Retire() }); ok && status == fasthttp.StatusMisdirectedRequest && r.ConnectionClose() {
+		door.Retire() // nothing that comes on this connection will be served
+	}
 	b.collect(&r.Header)
 	streams := r.IsBodyStream()
 	switch {

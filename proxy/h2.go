@@ -118,10 +118,19 @@ func (h *h2conn) serve() {
 	h.flushLocked() // cannot wait: the socket is empty
 	h.mu.Unlock()
 
+	sound := false
+	defer func() {
+		// A panic is met by the caller; handlers must not be left behind.
+		if !sound && h.mu.TryLock() {
+			h.mu.Unlock()
+			h.end(errPanic)
+		}
+	}()
 	err := h.preface()
 	for err == nil {
 		err = h.next()
 	}
+	sound = true
 	h.end(err)
 }
 
@@ -274,21 +283,25 @@ func (h *h2conn) end(err error) {
 		st.release()
 	}
 	h.draining = true
-	lost := make([]*h2stream, 0, len(h.streams))
-	for _, st := range h.streams {
-		lost = append(lost, st)
-	}
-	h.mu.Unlock()
-	for _, st := range lost {
+	for st := h.livingLocked(); st != nil; st = h.livingLocked() {
+		st.loseLocked(errH2Closed) // unlocks, and handlers end meanwhile
 		h.mu.Lock()
-		st.loseLocked(errH2Closed)
 	}
-	h.mu.Lock()
 	h.flushSoonLocked()
 	h.dead = true
 	h.room.Broadcast()
 	h.mu.Unlock()
 	h.workers.Wait()
+}
+
+// livingLocked returns a stream that is not lost, nil if there is none.
+func (h *h2conn) livingLocked() *h2stream {
+	for _, st := range h.streams {
+		if st.lost == nil {
+			return st
+		}
+	}
+	return nil
 }
 
 // drain ends the connection once its streams have ended, at once if there is none;

@@ -243,6 +243,9 @@ func (st *h2stream) Upgraded() {
 	st.upgraded = true
 }
 
+// Retire has the client open another connection for its next request.
+func (st *h2stream) Retire() { st.h.drain() }
+
 func (st *h2stream) Reset() {
 	h := st.h
 	h.mu.Lock()
