@@ -166,7 +166,7 @@ func TestH2Attacks(t *testing.T) {
 				}
 			})
 			r := newRig(t, site(addr))
-			c := r.h2silent("app.test")
+			c := r.h2silent(t, "app.test")
 			if tt.name != "no preface" {
 				c = r.h2()
 			}

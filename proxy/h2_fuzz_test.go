@@ -57,9 +57,7 @@ func FuzzH2(f *testing.F) {
 	})
 	r := newRig(f, site(to))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		mine := *r
-		mine.t = t
-		c := mine.h2silent("app.test")
+		c := r.h2silent(t, "app.test")
 		defer c.conn.Close()
 		read := make(chan struct{})
 		go func() {

@@ -129,7 +129,7 @@ func TestH2Limits(t *testing.T) {
 				}
 			})
 			r := newRig(t, site(addr), func(_ *Options, l *limits) { tt.tune(l) })
-			c := r.h2silent("app.test")
+			c := r.h2silent(t, "app.test")
 			tt.send(c)
 			got := c.outcome(1)
 			if got == "200" {

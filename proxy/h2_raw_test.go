@@ -29,7 +29,7 @@ type h2raw struct {
 // h2 opens a connection to app.test and greets.
 func (r *rig) h2() *h2raw {
 	r.t.Helper()
-	c := r.h2silent("app.test")
+	c := r.h2silent(r.t, "app.test")
 	if _, err := io.WriteString(c.conn, http2.ClientPreface); err != nil {
 		r.t.Fatal(err)
 	}
@@ -38,20 +38,20 @@ func (r *rig) h2() *h2raw {
 }
 
 // h2silent opens a connection and sends nothing.
-func (r *rig) h2silent(name string) *h2raw {
-	r.t.Helper()
+func (r *rig) h2silent(t testing.TB, name string) *h2raw {
+	t.Helper()
 	cfg := r.trust()
 	cfg.ServerName, cfg.NextProtos = name, []string{"h2", "http/1.1"}
 	conn, err := tls.DialWithDialer(r.dialer(), "tcp", r.tls, cfg)
 	if err != nil {
-		r.t.Fatal(err)
+		t.Fatal(err)
 	}
-	r.t.Cleanup(func() { conn.Close() })
+	t.Cleanup(func() { conn.Close() })
 	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
 	if p := conn.ConnectionState().NegotiatedProtocol; p != "h2" {
-		r.t.Fatalf("protocol %q", p)
+		t.Fatalf("protocol %q", p)
 	}
-	c := &h2raw{Framer: http2.NewFramer(conn, conn), t: r.t, conn: conn, settings: map[http2.SettingID]uint32{}}
+	c := &h2raw{Framer: http2.NewFramer(conn, conn), t: t, conn: conn, settings: map[http2.SettingID]uint32{}}
 	c.AllowIllegalWrites, c.AllowIllegalReads = true, true
 	c.SetReuseFrames()
 	c.enc, c.dec = hpack.NewEncoder(&c.block), hpack.NewDecoder(4096, nil)

@@ -332,7 +332,7 @@ func (h *h2conn) begin(st *h2stream, ended bool) error {
 		h.deferred = append(h.deferred, st)
 		return nil
 	}
-	go st.run() // awaited by end
+	h.srv.workers.start(st) // awaited by end
 	return nil
 }
 
@@ -340,7 +340,7 @@ func (h *h2conn) begin(st *h2stream, ended bool) error {
 // together with a head.
 func (h *h2conn) startDeferred() {
 	for i, st := range h.deferred {
-		go st.run() // awaited by end
+		h.srv.workers.start(st) // awaited by end
 		h.deferred[i] = nil
 	}
 	h.deferred = h.deferred[:0]

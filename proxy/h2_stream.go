@@ -61,10 +61,11 @@ func (h *h2conn) newStream(id uint32) *h2stream {
 	return st
 }
 
-// run is the goroutine of a request.
+// run serves a request, in a goroutine of its own.
 func (st *h2stream) run() {
 	h := st.h
 	defer h.workers.Done()
+	defer h.srv.survive("stream", h.conn.Kill)
 	st.bridge.serve(st.status)
 	h.mu.Lock()
 	if !st.reset {

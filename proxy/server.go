@@ -4,8 +4,10 @@
 // internal certificate authority; it dials and listens through functions that it
 // is given, and of ours imports the model package alone.
 //
-// A request passes fasthttp's server loop (server.go, conn.go), the strict checks
-// of its head (head.go), the pipeline (pipeline.go, match.go) and one exchange
+// A request passes the door of its version, with the strict checks of its head:
+// fasthttp's server loop for HTTP/1.1 (conn.go, head.go), frames of our own for
+// HTTP/2 (h2.go), and for streams of either the bridge (bridge.go) that makes them
+// look like requests of the first. Then comes the pipeline (pipeline.go, match.go) and one exchange
 // with a backend (forward.go, outgoing.go, answer.go, upstream.go, upgrade.go).
 package proxy
 
@@ -91,6 +93,7 @@ type Server struct {
 
 	snapshot atomic.Pointer[snapshot]
 	census   census
+	workers  workers
 	upgrades upgrades
 	draining atomic.Bool
 	altDoors atomic.Pointer[[]netip.AddrPort] // where HTTP/3 is served; nil: nowhere
@@ -149,6 +152,7 @@ func New(opts Options) (*Server, error) {
 	s.copiedBodies.give(copyBudget)
 	s.requests, s.logins = newWindows(), newLogins()
 	s.upgrades.open = make(map[*upgrade]struct{})
+	s.workers.init()
 	s.fast = &fasthttp.Server{
 		Handler:                       s.handle,
 		HeaderReceived:                headRead,
@@ -343,6 +347,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		<-done
 	}
 	s.closeBackends()
+	s.workers.stop()
 	return err
 }
 
@@ -352,6 +357,7 @@ func (s *Server) Close() error {
 	s.closeBackends()
 	s.running.Wait()
 	s.closeBackends()
+	s.workers.stop()
 	return nil
 }
 
