@@ -36,6 +36,7 @@ const (
 type conn struct {
 	net.Conn // the socket, or TLS over it
 	sock     *socket
+	records  *recordWriter // between TLS and sock; nil without TLS
 	srv      *Server
 	addr     netip.Addr
 	port     uint16 // local
@@ -231,7 +232,7 @@ func (c *conn) Write(p []byte) (int, error) {
 		c.held = append(c.held, p...)
 		return len(p), nil
 	}
-	return c.Conn.Write(p)
+	return c.send(p)
 }
 
 // The loop sets deadlines only to clear them before an upgrade; ours stay.

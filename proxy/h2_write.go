@@ -183,7 +183,7 @@ func (h *h2conn) writeLocked() {
 		buf := h.out
 		h.out = nil
 		h.mu.Unlock()
-		_, err := h.conn.Conn.Write(buf)
+		_, err := h.conn.send(buf)
 		h.mu.Lock()
 		h.giveQueue(buf)
 		h.room.Broadcast()

@@ -98,9 +98,8 @@ type Server struct {
 	draining atomic.Bool
 	altDoors atomic.Pointer[[]netip.AddrPort] // where HTTP/3 is served; nil: nowhere
 
-	visits, exchanges, pieces, heads sync.Pool
-	bridges, h2streams, h2queues     sync.Pool
-	h3streams                        sync.Pool
+	visits, exchanges, pieces, records, heads sync.Pool
+	bridges, h2streams, h2queues, h3streams   sync.Pool
 
 	encoders                [codings]sync.Pool
 	encoding, eventEncoding atomic.Int32 // in use
@@ -172,6 +171,7 @@ func New(opts Options) (*Server, error) {
 	s.exchanges.New = func() any { return newExchange(s) }
 	s.heads.New = func() any { return new(headReader) }
 	s.pieces.New = func() any { return new(piece) }
+	s.records.New = func() any { return new(recordBuffer) }
 	s.bridges.New = func() any { return new(bridge) }
 	s.h2streams.New = func() any { return new(h2stream) }
 	s.h2queues.New = func() any { return new(h2queue) }

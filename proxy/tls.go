@@ -113,7 +113,8 @@ func (s *Server) nameOf(hello *tls.ClientHelloInfo) string {
 // which strangers cause all day, so it is not logged.
 func (c *conn) handshake() bool {
 	c.born = time.Now()
-	t := tls.Server(c.sock, c.srv.tls)
+	c.records = &recordWriter{socket: c.sock}
+	t := tls.Server(c.records, c.srv.tls)
 	c.Conn = t
 	_ = c.sock.SetReadDeadline(time.Now().Add(c.srv.limits.handshake))
 	if err := t.Handshake(); err != nil {
