@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/quic-go/quic-go"
+	"github.com/quic-go/quic-go/http3"
 	"golang.org/x/net/http2"
 
 	"gatecontrol/lab"
@@ -22,6 +24,13 @@ import (
 // one for each HTTP version.
 func webClients(t testing.TB, s *lab.Server) map[string]*http.Client {
 	t.Helper()
+	third := &http3.Transport{
+		TLSClientConfig: trustIn(t, s.Dir),
+		Dial: func(ctx context.Context, _ string, cfg *tls.Config, q *quic.Config) (*quic.Conn, error) {
+			return quic.DialAddr(ctx, s.Addrs().HTTPS, cfg, q)
+		},
+	}
+	t.Cleanup(func() { _ = third.Close() })
 	second := &http2.Transport{
 		TLSClientConfig: trustIn(t, s.Dir),
 		DialTLSContext: func(ctx context.Context, network, _ string, cfg *tls.Config) (net.Conn, error) {
@@ -29,7 +38,7 @@ func webClients(t testing.TB, s *lab.Server) map[string]*http.Client {
 		},
 	}
 	t.Cleanup(second.CloseIdleConnections)
-	return map[string]*http.Client{"HTTP/1.1": trusting(t, s), "HTTP/2.0": {Transport: second}}
+	return map[string]*http.Client{"HTTP/1.1": trusting(t, s), "HTTP/2.0": {Transport: second}, "HTTP/3.0": {Transport: third}}
 }
 
 // TestRouteChangesUnderLoad changes routes every 50 ms, the one that is under load
