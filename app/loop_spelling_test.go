@@ -111,3 +111,28 @@ func TestNoLoopsInAnySpelling(t *testing.T) {
 		}
 	}
 }
+
+// TestNoLoopsThroughALocalNetwork has a whole network mean this host, of which no
+// interface has an address.
+func TestNoLoopsThroughALocalNetwork(t *testing.T) {
+	lab.NeedRoot(t, "ip")
+	ns := lab.NewNamespace(t, "s")
+	ns.Run(t, "ip", "route", "add", "local", "203.0.113.0/24", "dev", "lo")
+	api, dir := startProcess(t, ns, "GC_WG_HOST=127.0.0.1")
+	serveHTTP(t, ns, ":8001", "this host")
+	tr := &http.Transport{TLSClientConfig: trustIn(t, dir), DialContext: ns.DialTo("127.0.0.1:8443")}
+	defer tr.CloseIdleConnections()
+	client := &http.Client{Transport: tr}
+	for port, want := range map[int]int{8001: 200, 8080: 502, 8443: 502, 3000: 502} {
+		domain := fmt.Sprintf("p%d.example.test", port)
+		api.Call(t, 201, "POST", "/api/v1/routes", map[string]any{"domain": domain, "target_ip": "203.0.113.7", "target_port": port, "backend_https": port == 8443}, nil)
+		res, err := client.Get("https://" + domain + "/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = res.Body.Close()
+		if res.StatusCode != want {
+			t.Errorf("port %d: %s, want %d", port, res.Status, want)
+		}
+	}
+}
