@@ -17,7 +17,6 @@ import (
 
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
-	"golang.org/x/net/http2"
 
 	"gatecontrol/demo"
 	"gatecontrol/lab"
@@ -163,22 +162,17 @@ func (g *gallery) visitors() []visitor {
 }
 
 func viaHTTP1(t *testing.T, from place, c *tls.Config) http.RoundTripper {
-	tr := &http.Transport{TLSClientConfig: c, DisableCompression: true}
-	tr.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) { return from.dial(ctx) }
-	t.Cleanup(tr.CloseIdleConnections)
-	return tr
+	return viaTCP(t, from, c, func(p *http.Protocols) { p.SetHTTP1(true) })
 }
 
 func viaHTTP2(t *testing.T, from place, c *tls.Config) http.RoundTripper {
-	tr := &http2.Transport{TLSClientConfig: c, DisableCompression: true}
-	tr.DialTLSContext = func(ctx context.Context, _, _ string, c *tls.Config) (net.Conn, error) {
-		conn, err := from.dial(ctx)
-		if err != nil {
-			return nil, err
-		}
-		over := tls.Client(conn, c)
-		return over, over.HandshakeContext(ctx)
-	}
+	return viaTCP(t, from, c, func(p *http.Protocols) { p.SetHTTP2(true) })
+}
+
+func viaTCP(t *testing.T, from place, c *tls.Config, set func(*http.Protocols)) http.RoundTripper {
+	tr := &http.Transport{TLSClientConfig: c, DisableCompression: true, Protocols: new(http.Protocols)}
+	set(tr.Protocols)
+	tr.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) { return from.dial(ctx) }
 	t.Cleanup(tr.CloseIdleConnections)
 	return tr
 }

@@ -53,7 +53,7 @@ func ParseHeaderField(name, value string, request bool) (HeaderField, error) {
 	}
 	if request && lower == "host" {
 		if _, ok := NormalizeHost(value); !ok {
-			return HeaderField{}, fmt.Errorf("Host must be a host name with an optional port")
+			return HeaderField{}, fmt.Errorf("a Host must be a host name with an optional port")
 		}
 	}
 	return HeaderField{name, value}, nil
