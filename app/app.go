@@ -60,6 +60,7 @@ type App struct {
 	conditions *telemetry.Conditions
 	access     *telemetry.AccessLog // nil: off
 	countries  *geoip.DB            // nil: none
+	bots       *proxy.Bots
 	activity   *events.Log
 	accounts   *accounts.Service
 	peers      *peers.Service
@@ -236,6 +237,9 @@ func (a *App) openPorts(context.Context) (err error) {
 func (a *App) buildPlanes(context.Context) (err error) {
 	s := a.options
 	dial := a.newDialer().dial
+	if a.bots, err = proxy.NewBots(proxy.BotOptions{Log: a.log.With("part", "bots"), Ranges: s.BotRanges}); err != nil {
+		return bySetting(err, "GC_BOT_BLOCKER_RANGES")
+	}
 	observe, err := a.newAccessLog()
 	if err != nil {
 		return err
@@ -243,7 +247,7 @@ func (a *App) buildPlanes(context.Context) (err error) {
 	if a.proxy, err = proxy.New(proxy.Options{
 		ResetKey: a.resetKey,
 		Log:      a.log.With("part", "proxy"), Dial: dial, DialAdmin: a.web.pipe.dial,
-		Certificate: a.authority.Certificate, HTTPSPort: portOf(a.web.https), Clients: a.clients(), Observe: observe, Country: a.openCountries(),
+		Certificate: a.authority.Certificate, HTTPSPort: portOf(a.web.https), Clients: a.clients(), Observe: observe, Country: a.openCountries(), Bots: a.bots,
 		LastSeen: (&sightings{peers: func() []model.PeerStatus { return a.tunnel.Status().Peers }}).lastSeen,
 	}); err != nil {
 		return err

@@ -33,8 +33,10 @@ type Options struct {
 
 	TrustedProxies []netip.Prefix `name:"trusted-proxies" env:"GC_TRUSTED_PROXIES" help:"Networks whose X-Forwarded headers are believed."`
 
-	GeoIPDB   string `name:"geoip-db" env:"GC_GEOIP_DB" help:"Database of countries in MaxMind's format, for country rules; read again when it changes."`
-	AccessLog string `name:"access-log" env:"GC_ACCESS_LOG" placeholder:"access.log in the data directory" help:"File with one line per request; off for none."`
+	GeoIPDB    string `name:"geoip-db" env:"GC_GEOIP_DB" help:"Database of countries in MaxMind's format, for country rules; read again when it changes."`
+	BotRanges  string `name:"bot-blocker-ranges" env:"GC_BOT_BLOCKER_RANGES" placeholder:"every list" help:"Networks that bot blockers refuse: names of lists and networks, with commas between them."`
+	BotRefresh bool   `name:"bot-blocker-refresh" env:"GC_BOT_BLOCKER_REFRESH" help:"Fetch the lists of networks of bots from who publishes them, once a day."`
+	AccessLog  string `name:"access-log" env:"GC_ACCESS_LOG" placeholder:"access.log in the data directory" help:"File with one line per request; off for none."`
 
 	AdminUser      string       `name:"admin-user" env:"GC_ADMIN_USER" default:"admin" help:"Administrator made at the first start."`
 	AdminPassword  model.Secret `name:"admin-password" env:"GC_ADMIN_PASSWORD" help:"Password for it; without one, one is made up and printed once."`

@@ -120,6 +120,9 @@ func (a *App) serve(ctx context.Context) error {
 	} {
 		a.loop(func() error { return run(loopCtx) })
 	}
+	if a.options.BotRefresh {
+		a.loop(func() error { return a.bots.Run(loopCtx) })
+	}
 	if a.countries != nil {
 		a.loop(func() error { return a.countries.Run(loopCtx) })
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
 
+	"gatecontrol/app"
 	"gatecontrol/demo"
 	"gatecontrol/lab"
 )
@@ -43,7 +44,8 @@ type exhibit struct {
 
 func newGallery(t *testing.T) *gallery {
 	t.Helper()
-	g := &gallery{s: lab.Start(t)}
+	// Where strangers come from is a network of bots, to routes that ask.
+	g := &gallery{s: lab.Start(t, func(o *app.Options) { o.BotRanges = "openai,127.0.0.0/8" })}
 	g.alpha, g.beta = g.exhibit(t, "alpha"), g.exhibit(t, "beta")
 	return g
 }

@@ -35,6 +35,7 @@ func TestWebOptions(t *testing.T) {
 		{"ip_filter_enabled", ipFilter},
 		{"basic_auth_enabled", basicAuth},
 		{"rate_limit_enabled", rateLimit},
+		{"bot_blocker_enabled", botBlocker},
 		{"client_tls_enabled", clientTLS},
 		{"custom_headers", customHeaders},
 		{"backends", severalBackends},
@@ -139,6 +140,27 @@ func ipFilter(t *testing.T, g *gallery, v visitor) {
 		g.change(t, id, c.options)
 		visit(t, out, domain, "/").wants(t, c.name+", outside", c.out, "")
 		visit(t, in, domain, "/").wants(t, c.name+", inside", c.in, "")
+	}
+}
+
+func botBlocker(t *testing.T, g *gallery, v visitor) {
+	id, domain := g.show(t, fields{"bot_blocker_enabled": true})
+	out, in := v.outside(t), v.inside(t, g.beta.peer)
+	for _, c := range []struct {
+		name    string
+		options fields
+		status  int
+		body    string
+	}{
+		{"block", fields{}, 403, "Access denied.\n"},
+		{"custom", fields{"bot_blocker_mode": "custom", "bot_blocker_config": fields{"message": "no <robots>", "status_code": 410}}, 410, "no &lt;robots&gt;"},
+		{"redirect", fields{"bot_blocker_mode": "redirect", "bot_blocker_config": fields{"url": "https://example.org/"}}, 308, ""},
+		{"garbage", fields{"bot_blocker_mode": "garbage"}, 200, ""},
+		{"off", fields{"bot_blocker_enabled": false}, 200, "alpha:8000 GET /"},
+	} {
+		g.change(t, id, c.options)
+		visit(t, out, domain, "/").wants(t, c.name+", a bot", c.status, c.body)
+		visit(t, in, domain, "/").wants(t, c.name+", nobody's bot", 200, "alpha:8000 GET /")
 	}
 }
 

@@ -46,6 +46,7 @@ type limits struct {
 	retryPause  time.Duration // between two attempts: a backend that restarts needs a moment
 	copying     time.Duration // a copy of a request, from its connection to its answer
 	upgradeIdle time.Duration // an upgraded connection on which the client sends nothing
+	tarpit      time.Duration // an answer to a bot
 	grace       time.Duration // upgrades of a route that is gone
 	quicIdle    time.Duration // a QUIC connection from which nothing comes, not even a ping
 	goodbye     time.Duration // an HTTP/3 connection that drains, after its last request
@@ -67,6 +68,7 @@ func defaultLimits() limits {
 		retryPause:  250 * time.Millisecond,
 		copying:     10 * time.Second,
 		upgradeIdle: 24 * time.Hour,
+		tarpit:      tarpitTime,
 		grace:       30 * time.Second,
 		quicIdle:    time.Minute,
 		goodbye:     time.Second,

@@ -32,6 +32,7 @@ var pipeline = []struct {
 	{"external", newInsideGate},
 	{"peer_acl", newACLGate},
 	{"circuit_breaker", newBreakerGate},
+	{"bot_blocker", newBotGate},
 	{"trace", newTraceGate},
 	{"ip_filter", newIPFilter},
 	{"basic_auth", newBasicAuth},

@@ -67,6 +67,9 @@ type Options struct {
 	// it was not since the start; false if no peer has the address. It must not
 	// wait. Without it, error pages do not tell.
 	LastSeen func(addr netip.Addr) (time.Time, bool)
+	// Bots are the networks that bot blockers refuse; nil stands for all that are
+	// known without asking.
+	Bots *Bots
 	// HTTPSPort is put into redirects to https; 0 and 443 are left out.
 	HTTPSPort uint16
 	// Clients tells whom connections are counted against.
@@ -113,6 +116,11 @@ type Server struct {
 	// What gates count, of all routes and clients.
 	requests *windows
 	logins   *logins
+	bots     *Bots
+	blocked  counters // requests that bot blockers refused
+	tarpits  atomic.Int32
+	ending   chan struct{} // closed when no answer may take its time any more
+	endOnce  sync.Once
 
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{}
@@ -149,7 +157,13 @@ func New(opts Options) (*Server, error) {
 	}
 	s.heldBodies.give(heldBudget)
 	s.copiedBodies.give(copyBudget)
-	s.requests, s.logins = newWindows(), newLogins()
+	s.requests, s.logins, s.ending = newWindows(), newLogins(), make(chan struct{})
+	if s.bots = opts.Bots; s.bots == nil {
+		var err error
+		if s.bots, err = NewBots(BotOptions{}); err != nil {
+			return nil, err
+		}
+	}
 	s.upgrades.open = make(map[*upgrade]struct{})
 	s.workers.init()
 	s.fast = &fasthttp.Server{
@@ -366,6 +380,7 @@ func (s *Server) Close() error {
 func (s *Server) stop(end func(*conn), end3 func(*h3Conn)) {
 	s.mu.Lock()
 	s.draining.Store(true)
+	s.endOnce.Do(func() { close(s.ending) })
 	s.listDoors()
 	for ln := range s.listeners {
 		_ = ln.Close()

@@ -24,27 +24,6 @@ var absent = []struct {
 	{field: "l4_tls_mode", asks: otherThan(model.TLSNone), only: model.RouteL4},
 }
 
-// option is one that can be read and stored, and that the proxy does not act on
-// yet.
-type option struct {
-	field string
-	on    func(*model.Web) bool
-}
-
-// waiting lists them. A route must not have one that is on.
-var waiting = []option{
-	{"bot_blocker_enabled", func(w *model.Web) bool { return w.Bots.Enabled }},
-}
-
-// checkWaiting notes what of the options of a route nobody would act on.
-func checkWaiting(w *model.Web, bad *model.Invalids) {
-	for _, o := range waiting {
-		if o.on(w) {
-			bad.Add(o.field, "this server does not offer it yet")
-		}
-	}
-}
-
 // checkAbsent notes every member that asks a route of type t for what this server
 // does not do.
 func checkAbsent(m members, t model.RouteType, bad *model.Invalids) {

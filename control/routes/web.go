@@ -26,7 +26,6 @@ func (in *Input) applyWeb(tx *store.Tx, r *model.Route, bad *model.Invalids) err
 	in.Traffic.apply(&w, bad)
 	in.Upstreams.apply(&w, r, known, bad)
 	in.Appearance.apply(&w, r.Domain, bad)
-	checkWaiting(&w, bad)
 	if r.Web = &w; reflect.DeepEqual(w, model.DefaultWeb()) {
 		r.Web = nil
 	}

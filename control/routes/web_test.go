@@ -31,7 +31,6 @@ const documented = `{"domain":"app.example.com","route_type":"http","target_kind
 	"basic_auth_user":"u","basic_auth_password":"secret12","user_ids":[1,2]}`
 
 func TestDocumentedBody(t *testing.T) {
-	offerAll(t)
 	b := newBench(t)
 	v := b.create(t, documented)
 	want := model.DefaultWeb()
@@ -52,7 +51,6 @@ func TestDocumentedBody(t *testing.T) {
 // TestWizardWithOptions sends what the forms of GateControl send with every switch
 // on: to create, to edit, and for a port.
 func TestWizardWithOptions(t *testing.T) {
-	offerAll(t)
 	b := newBench(t)
 	const create = `{"domain":"a.example.com","description":"","route_type":"http","target_kind":"peer","peer_id":"1","target_port":"8080",
 		"https_enabled":true,"backend_https":false,"compress_enabled":true,"basic_auth_enabled":true,"basic_auth_user":"u","basic_auth_password":"secret12",
@@ -96,7 +94,6 @@ func TestWizardWithOptions(t *testing.T) {
 
 // TestOptionsOfOldRecord reads and changes a route of a time without options.
 func TestOptionsOfOldRecord(t *testing.T) {
-	offerAll(t)
 	b := newBench(t)
 	var old model.Route
 	if err := json.Unmarshal([]byte(`{"id":5,"domain":"a.example.com","type":"http","enabled":true,
@@ -121,7 +118,6 @@ func TestOptionsOfOldRecord(t *testing.T) {
 // TestMergedOptions changes what an option needs while it is on, or the route
 // around it.
 func TestMergedOptions(t *testing.T) {
-	offerAll(t)
 	for _, c := range []struct{ name, was, body, field string }{
 		{"bot blocker without its URL", `"bot_blocker_enabled":1,"bot_blocker_mode":"redirect","bot_blocker_config":{"url":"https://b.example.com"}`, `{"bot_blocker_config":null}`, "bot_blocker_config.url"},
 		{"bot blocker to the new domain", `"bot_blocker_enabled":1,"bot_blocker_mode":"redirect","bot_blocker_config":{"url":"https://b.example.com"}`, `{"domain":"b.example.com"}`, "bot_blocker_config.url"},
@@ -156,7 +152,6 @@ func TestMergedOptions(t *testing.T) {
 }
 
 func TestPortRouteHasNoGates(t *testing.T) {
-	offerAll(t)
 	const l4 = `{"route_type":"l4","l4_protocol":"tcp","l4_listen_port":"3389","target_port":1,`
 	for member, field := range map[string]string{
 		`"acl_enabled":true`: "acl_enabled", `"ip_filter_enabled":1`: "ip_filter_enabled", `"external_enabled":false`: "external_enabled",
@@ -173,7 +168,6 @@ func TestPortRouteHasNoGates(t *testing.T) {
 }
 
 func TestBreaker(t *testing.T) {
-	offerAll(t)
 	b := newBench(t)
 	v := b.create(t, `{"domain":"a.example.com","target_port":8080,"circuit_breaker_enabled":true}`)
 	open := func() {
@@ -219,7 +213,6 @@ func TestBreaker(t *testing.T) {
 }
 
 func TestOptionEvents(t *testing.T) {
-	offerAll(t)
 	b := newBench(t)
 	v := b.create(t, `{"domain":"a.example.com","target_port":8080}`)
 	for _, c := range []struct {
