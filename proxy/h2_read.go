@@ -198,7 +198,7 @@ func (h *h2conn) handleData(f *http2.DataFrame) error {
 	if st.answered() {
 		h.creditLocked(nil, int64(len(data))) // nobody reads it any more
 	} else {
-		st.in = append(st.in, data...)
+		st.keepLocked(data)
 	}
 	st.wake.Broadcast()
 	return nil

@@ -37,8 +37,8 @@ type h2stream struct {
 	reset       bool  // by either side
 	stopped     bool  // reads are to fail
 	upgraded    bool
-	waits       int // goroutines that wait, and since when at least
-	waitsSince  time.Time
+	waits       int       // goroutines that wait
+	waitsSince  time.Time // since when no byte has gone either way; zero: none was waited for
 	wantsWindow bool
 	wake        sync.Cond
 
@@ -157,15 +157,19 @@ func (st *h2stream) Unwatch() {
 // body is thrown away.
 func (st *h2stream) answered() bool { return st.outEnd && !st.upgraded }
 
-// waitLocked waits until something has changed.
+// waitLocked waits until something has changed, which need not be what is waited
+// for: the time goes on until movedLocked says so.
 func (st *h2stream) waitLocked() {
-	if st.waits++; st.waits == 1 {
+	if st.waitsSince.IsZero() {
 		st.waitsSince = time.Now()
 	}
+	st.waits++
 	st.wake.Wait()
 	st.waits--
-	st.waitsSince = time.Now()
 }
+
+// movedLocked says that bytes have gone, or that none are to come.
+func (st *h2stream) movedLocked() { st.waitsSince = time.Time{} }
 
 // tidyLocked ends a wait that has lasted too long.
 func (st *h2stream) tidyLocked(now time.Time) {
@@ -173,7 +177,11 @@ func (st *h2stream) tidyLocked(now time.Time) {
 	if st.upgraded {
 		limit = st.h.srv.limits.upgradeIdle
 	}
-	if st.waits > 0 && now.Sub(st.waitsSince) >= limit && st.lost == nil {
+	switch {
+	case st.waits == 0 || st.lost != nil:
+	case st.waitsSince.IsZero(): // the other direction has moved
+		st.waitsSince = now
+	case now.Sub(st.waitsSince) >= limit:
 		st.lost = errStalled
 		st.wake.Broadcast()
 	}
@@ -190,6 +198,7 @@ func (st *h2stream) Read(p []byte) (int, error) {
 		case st.lost != nil:
 			return 0, st.lost
 		case st.off < len(st.in):
+			st.movedLocked()
 			n := copy(p, st.in[st.off:])
 			if st.off += n; st.off == len(st.in) {
 				st.in, st.off = st.in[:0], 0
@@ -198,12 +207,23 @@ func (st *h2stream) Read(p []byte) (int, error) {
 			h.flushLocked()
 			return n, nil
 		case st.inEnd:
+			st.movedLocked()
 			return 0, io.EOF
 		case len(p) == 0:
 			return 0, nil
 		}
 		st.waitLocked()
 	}
+}
+
+// keepLocked keeps bytes of the body until they are read. What was read before makes
+// room for them: a client that always has more to send than a backend takes never
+// lets the buffer run empty. The move pays for itself, as it is of less than was read.
+func (st *h2stream) keepLocked(data []byte) {
+	if st.off > len(st.in)-st.off && len(st.in)+len(data) > cap(st.in) {
+		st.in, st.off = st.in[:copy(st.in, st.in[st.off:])], 0
+	}
+	st.in = append(st.in, data...)
 }
 
 func (st *h2stream) Take(limit int) ([]byte, bool) {

@@ -115,6 +115,7 @@ func (st *h2stream) WriteBody(p []byte, end bool) error {
 			}
 			continue
 		}
+		st.movedLocked()
 		part := p[:n]
 		p = p[n:]
 		flags := http2.Flags(0)
