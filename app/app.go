@@ -55,6 +55,7 @@ type App struct {
 	proxy      *proxy.Server
 	authority  *proxy.Authority
 	resetKey   [32]byte // of QUIC
+	stickyKey  []byte
 	reconciler *reconcile.Reconciler
 	traffic    *telemetry.Traffic
 	conditions *telemetry.Conditions
@@ -179,6 +180,9 @@ func (a *App) startTunnel(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("the key of this server: %w", err)
 	}
+	if a.stickyKey, err = stickyKey(key); err != nil {
+		return err
+	}
 	if a.resetKey, err = resetKey(key); err != nil {
 		return err
 	}
@@ -245,8 +249,8 @@ func (a *App) buildPlanes(context.Context) (err error) {
 		return err
 	}
 	if a.proxy, err = proxy.New(proxy.Options{
-		ResetKey: a.resetKey,
-		Log:      a.log.With("part", "proxy"), Dial: dial, DialAdmin: a.web.pipe.dial,
+		ResetKey: a.resetKey, StickyKey: a.stickyKey,
+		Log: a.log.With("part", "proxy"), Dial: dial, DialAdmin: a.web.pipe.dial,
 		Certificate: a.authority.Certificate, HTTPSPort: portOf(a.web.https), Clients: a.clients(), Observe: observe, Country: a.openCountries(), Bots: a.bots,
 		LastSeen: (&sightings{peers: func() []model.PeerStatus { return a.tunnel.Status().Peers }}).lastSeen,
 	}); err != nil {

@@ -60,6 +60,12 @@ func resetKey(server model.PrivateKey) (key [32]byte, err error) {
 	return [32]byte(b), err
 }
 
+// stickyKey signs the cookies that keep a client at one backend: the same after a
+// restart.
+func stickyKey(server model.PrivateKey) ([]byte, error) {
+	return hkdf.Key(sha256.New, server[:], nil, "gatecontrol sticky cookies", sha256.Size)
+}
+
 // authorityPEM is how the key of our certificate authority is kept.
 type authorityPEM struct {
 	Cert []byte `json:"cert"`

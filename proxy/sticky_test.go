@@ -1,6 +1,10 @@
 package proxy
 
 import (
+	"bufio"
+	"bytes"
+	"io"
+	"net"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -125,4 +129,52 @@ func TestStickyOfBackend(t *testing.T) {
 	if len(set) != 2 || set[0].Name != "other" || set[1].Name != "gc_sticky" || set[1].Value == "mine" {
 		t.Errorf("%v", set)
 	}
+}
+
+// TestStickyUpgrade has WebSockets come back to where they were.
+func TestStickyUpgrade(t *testing.T) {
+	upgrading := func(name string) netip.AddrPort {
+		return rawUpgrade(t, switching+name+"\n", func(c net.Conn, br *bufio.Reader) { _, _ = br.ReadByte() })
+	}
+	r := newRig(t, stickySite(upgrading("a"), upgrading("b"), upgrading("c")), withKey)
+	open := func(cookie string) (name string, set []*http.Cookie) {
+		c := r.dial()
+		defer c.Close()
+		br := bufio.NewReader(c)
+		io.WriteString(c, "GET / HTTP/1.1\r\nHost: app.test\r\nConnection: Upgrade\r\nUpgrade: custom/2\r\nCookie: "+cookie+"\r\n\r\n")
+		resp, err := http.ReadResponse(br, nil)
+		if err != nil || resp.StatusCode != 101 {
+			t.Fatal(resp, err)
+		}
+		name, _ = br.ReadString('\n')
+		return name, resp.Cookies()
+	}
+	first, set := open("x=1")
+	if len(set) != 1 {
+		t.Fatal(set)
+	}
+	for range 10 {
+		if name, again := open("gc_sticky=" + set[0].Value); name != first || len(again) != 0 {
+			t.Errorf("%q %v, want %q", name, again, first)
+		}
+	}
+}
+
+// FuzzCookie compares what is read of a Cookie field with what goes to the backend:
+// a cookie that was read does not go on.
+func FuzzCookie(f *testing.F) {
+	f.Add("a=1; gc_sticky=x; b=2")
+	f.Add("gc_sticky=x;gc_sticky = y;=z;;gc_sticky")
+	f.Fuzz(func(t *testing.T, value string) {
+		if !isClean([]byte(value)) {
+			return
+		}
+		q := request{fields: []field{{[]byte("Cookie"), trimSpace([]byte(value)), cookieField}}}
+		_ = q.cookie("gc_sticky")
+		on := appendCookies(nil, &q.fields[0], "gc_sticky")
+		rest := request{fields: []field{{[]byte("Cookie"), trimSpace(bytes.TrimPrefix(bytes.TrimSuffix(on, []byte("\r\n")), []byte("Cookie:"))), cookieField}}}
+		if got := rest.cookie("gc_sticky"); got != nil {
+			t.Errorf("%q goes on in %q", got, on)
+		}
+	})
 }
