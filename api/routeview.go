@@ -76,7 +76,7 @@ type routeView struct {
 	BotBlockerEnabled int01   `json:"bot_blocker_enabled"`
 	BotBlockerMode    string  `json:"bot_blocker_mode"`
 	BotBlockerConfig  *string `json:"bot_blocker_config"`
-	BotBlockerCount   int     `json:"bot_blocker_count"`
+	BotBlockerCount   uint64  `json:"bot_blocker_count"`
 
 	MonitoringEnabled      int01   `json:"monitoring_enabled"`
 	MonitoringStatus       *string `json:"monitoring_status"`
@@ -124,7 +124,8 @@ func viewRoute(r *routes.View) routeView {
 		ID: r.ID, Domain: orNull(r.Domain), RouteType: r.Type, Enabled: bit(r.Enabled), Description: r.Description,
 		TargetKind: "peer", TargetIP: r.Target.Addr.String(), TargetPort: r.Target.Port,
 		HTTPSEnabled: bit(r.ForceHTTPS), BackendHTTPS: bit(r.BackendHTTPS),
-		DomainIsPublic: r.Domain != "" && model.DomainIsPublic(r.Domain), Problem: orNull(r.Error),
+		BotBlockerCount: r.BotsBlocked,
+		DomainIsPublic:  r.Domain != "" && model.DomainIsPublic(r.Domain), Problem: orNull(r.Error),
 		CreatedAt: dt(r.CreatedAt), UpdatedAt: dt(r.UpdatedAt),
 	}
 	v.show(&r.Route)

@@ -58,6 +58,12 @@ func (c *PeerCounters) Add(t PeerTraffic) {
 	c.Months = c.Months.Plus(t.Months)
 }
 
+// RouteCounters are sums over restarts.
+type RouteCounters struct {
+	ID          RouteID `json:"id"`
+	BotsBlocked uint64  `json:"bots_blocked"` // requests that its bot blocker refused
+}
+
 // PeerTraffic is what a peer moved over some time.
 type PeerTraffic struct {
 	RxBytes, RxPackets uint64         // received from the peer

@@ -18,7 +18,7 @@ type step func(*bbolt.Tx) error
 
 // The schema of a file is the number of steps that it has been through.
 var (
-	intentSteps  = []step{createIntent, addGroups, addCertificates}
+	intentSteps  = []step{createIntent, addGroups, addCertificates, addRouteCounters}
 	historySteps = []step{createHistory}
 )
 
@@ -36,6 +36,11 @@ func addGroups(tx *bbolt.Tx) error {
 // addCertificates makes room for certificates. There are none yet.
 func addCertificates(tx *bbolt.Tx) error {
 	return create(tx, []bucketed{&Certificates, &DNSZones, &CertItems})
+}
+
+// addRouteCounters makes room for what is counted of routes.
+func addRouteCounters(tx *bbolt.Tx) error {
+	return create(tx, []bucketed{&RouteCounters})
 }
 
 // SchemaVersion is the schema of the intent file that this program writes.

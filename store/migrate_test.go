@@ -93,6 +93,11 @@ func everything(db *DB, schema int) error {
 				return err
 			}
 		}
+		if schema >= 4 {
+			if err := RouteCounters.Put(tx, &model.RouteCounters{ID: 1, BotsBlocked: 7}); err != nil {
+				return err
+			}
+		}
 		return errors.Join(
 			Sessions.Put(tx, &model.Session{ID: "ab", User: user.ID, CSRFToken: "cd", ExpiresAt: at, CreatedAt: at}),
 			Tokens.Insert(tx, &model.Token{Name: "script", Hash: "ef", Scopes: []model.Scope{model.ScopeFull}, User: user.ID, Peer: peer.ID, CreatedAt: at}),
@@ -188,6 +193,9 @@ func TestFixtures(t *testing.T) {
 					if (n > 0) != (schema >= 3) {
 						t.Errorf("%d records of certificates", n)
 					}
+				}
+				if n := RouteCounters.Len(tx); (n > 0) != (schema >= 4) {
+					t.Errorf("%d counters of routes", n)
 				}
 				if p, err := Peers.Find(tx, "hostname", "nas"); err != nil || p == nil {
 					t.Errorf("the peer is not found by its host name: %v", err)

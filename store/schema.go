@@ -212,6 +212,12 @@ var Counters = Table[model.PeerID, model.PeerCounters]{
 	key: func(c *model.PeerCounters) *model.PeerID { return &c.ID },
 }
 
+// RouteCounters are keyed by route. One without any has none.
+var RouteCounters = Table[model.RouteID, model.RouteCounters]{
+	name: "route_counters", class: Runtime,
+	key: func(c *model.RouteCounters) *model.RouteID { return &c.ID },
+}
+
 // Outbox holds the events of committed transactions until they are in the
 // activity log, under the number that they keep there.
 var Outbox = Table[model.EventID, model.Event]{
@@ -233,7 +239,7 @@ type bucketed interface{ buckets() [][]byte }
 
 // What each file holds, as the newest schema has it.
 func intentTables() []bucketed {
-	return []bucketed{&Peers, &Groups, &Routes, &Users, &Sessions, &Tokens, &Lockouts, &Settings, &Secrets, &Certificates, &DNSZones, &CertItems, &Counters, &Outbox}
+	return []bucketed{&Peers, &Groups, &Routes, &Users, &Sessions, &Tokens, &Lockouts, &Settings, &Secrets, &Certificates, &DNSZones, &CertItems, &Counters, &RouteCounters, &Outbox}
 }
 
 func historyTables() []bucketed { return []bucketed{&Activity, &Traffic} }

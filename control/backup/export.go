@@ -43,7 +43,15 @@ func (d *Data) fill(tx *store.Tx) error {
 		return err
 	}
 	if err := each(store.Routes.All(tx), func(r *model.Route) error {
-		d.Routes = append(d.Routes, route(r, n))
+		c, err := store.RouteCounters.Get(tx, r.ID)
+		if err != nil {
+			return err
+		}
+		out := route(r, n)
+		if c != nil {
+			out.BotBlockerCount = c.BotsBlocked
+		}
+		d.Routes = append(d.Routes, out)
 		return nil
 	}); err != nil {
 		return err

@@ -93,6 +93,9 @@ func fill(t testing.TB, db *store.DB) {
 				return err
 			}
 		}
+		if err := store.RouteCounters.Put(tx, &model.RouteCounters{ID: 3, BotsBlocked: 12}); err != nil {
+			return err
+		}
 		token := &model.Token{
 			Name: "script", Hash: "cd", Scopes: []model.Scope{model.ScopePeers, model.ScopeClientDNS}, User: user.ID, Peer: nas.ID,
 			ExpiresAt: at(time.Hour), CreatedAt: noon,

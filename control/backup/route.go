@@ -69,7 +69,7 @@ type Route struct {
 
 	BotBlockerEnabled bit     `json:"bot_blocker_enabled"`
 	BotBlockerMode    string  `json:"bot_blocker_mode"`
-	BotBlockerCount   int     `json:"bot_blocker_count"`
+	BotBlockerCount   uint64  `json:"bot_blocker_count"`
 	BotBlockerConfig  *string `json:"bot_blocker_config"`
 
 	TargetKind    string  `json:"target_kind"`

@@ -132,7 +132,7 @@ func (s *Service) Delete(ctx context.Context, id model.RouteID) error {
 		if err != nil {
 			return err
 		}
-		if _, err := store.Routes.Delete(tx, id); err != nil {
+		if err := remove(tx, id); err != nil {
 			return err
 		}
 		return events.Append(ctx, tx, now, events.Entry{
@@ -140,6 +140,15 @@ func (s *Service) Delete(ctx context.Context, id model.RouteID) error {
 			Details: map[string]any{"routeId": id, "domain": r.Domain},
 		})
 	})
+}
+
+// remove takes a route out of every table that knows it.
+func remove(tx *store.Tx, id model.RouteID) error {
+	if _, err := store.RouteCounters.Delete(tx, id); err != nil {
+		return err
+	}
+	_, err := store.Routes.Delete(tx, id)
+	return err
 }
 
 // Batch enables, disables or deletes several routes, all or none, and returns
@@ -159,7 +168,7 @@ func (s *Service) Batch(ctx context.Context, action string, ids []int64) (affect
 				return err
 			}
 			if action == "delete" {
-				_, err = store.Routes.Delete(tx, r.ID)
+				err = remove(tx, r.ID)
 			} else {
 				err = s.enable(tx, r, action == "enable", now)
 			}

@@ -29,6 +29,7 @@ type bench struct {
 	now     time.Time
 	status  map[model.PublicKey]model.PeerStatus
 	skipped map[model.RouteID]error
+	bots    map[model.RouteID]uint64
 }
 
 func newBench(t testing.TB) *bench {
@@ -39,6 +40,7 @@ func newBench(t testing.TB) *bench {
 		DB: db, Now: func() time.Time { return b.now },
 		Status:    func() map[model.PublicKey]model.PeerStatus { return b.status },
 		Skipped:   func() map[model.RouteID]error { return b.skipped },
+		BotCounts: func() map[model.RouteID]uint64 { return b.bots },
 		HostAddrs: func() []netip.Addr { return []netip.Addr{netip.MustParseAddr("203.0.113.9")} },
 		Blocked:   []uint16{22, 53, 80, 443, 2019, 3000, 51820}, MaxRange: 100,
 		AdminHost: "gate.example.com", ZoneDomain: "gc.internal", Tunnel: netip.MustParsePrefix("10.8.0.0/24"),

@@ -29,6 +29,9 @@ type Options struct {
 	// Skipped tells which routes could not be applied, and why; nil is none. The
 	// map is only read.
 	Skipped func() map[model.RouteID]error
+	// BotCounts tells how many requests the bot blocker of each route refused that
+	// the store does not know of yet; nil is none. The map is only read.
+	BotCounts func() map[model.RouteID]uint64
 	// HostAddrs tells the addresses of this host; nil knows of loopback alone. A
 	// direct target on one of them must not be a blocked port.
 	HostAddrs func() []netip.Addr
@@ -55,6 +58,8 @@ type View struct {
 	Status *model.PeerStatus // of that peer; nil: not in the tunnel
 	Online bool              // that peer
 	Error  string            // why the route does not serve; empty if it does or is disabled
+
+	BotsBlocked uint64 // requests that its bot blocker refused
 }
 
 // defaultMaxRange is the most ports of one route where nothing is configured:
@@ -68,6 +73,9 @@ func New(o Options) *Service {
 	}
 	if o.Skipped == nil {
 		o.Skipped = func() map[model.RouteID]error { return nil }
+	}
+	if o.BotCounts == nil {
+		o.BotCounts = func() map[model.RouteID]uint64 { return nil }
 	}
 	if o.HostAddrs == nil {
 		o.HostAddrs = func() []netip.Addr { return nil }
@@ -155,14 +163,20 @@ type facts struct {
 	now     time.Time
 	status  map[model.PublicKey]model.PeerStatus
 	skipped map[model.RouteID]error
+	bots    map[model.RouteID]uint64
 }
 
 func (s *Service) facts() *facts {
-	return &facts{s: s, now: s.o.Now().UTC(), status: s.o.Status(), skipped: s.o.Skipped()}
+	return &facts{s: s, now: s.o.Now().UTC(), status: s.o.Status(), skipped: s.o.Skipped(), bots: s.o.BotCounts()}
 }
 
 func (f *facts) view(tx *store.Tx, r *model.Route) (View, error) {
-	v := View{Route: *r}
+	v := View{Route: *r, BotsBlocked: f.bots[r.ID]}
+	if c, err := store.RouteCounters.Get(tx, r.ID); err != nil {
+		return v, err
+	} else if c != nil {
+		v.BotsBlocked += c.BotsBlocked
+	}
 	if err := f.skipped[r.ID]; err != nil && r.Enabled {
 		v.Error = err.Error()
 	} else if f.s.orphan(r) {

@@ -237,3 +237,36 @@ func TestOptionEvents(t *testing.T) {
 		}
 	}
 }
+
+// TestBotCount shows what the store knows and what it does not know yet, and
+// forgets both with the route.
+func TestBotCount(t *testing.T) {
+	b := newBench(t)
+	b.bots = map[model.RouteID]uint64{1: 5, 2: 7}
+	v := b.create(t, `{"domain":"a.example.com","target_port":8080}`)
+	b.write(t, func(tx *store.Tx) error {
+		return store.RouteCounters.Put(tx, &model.RouteCounters{ID: v.ID, BotsBlocked: 100})
+	})
+	if n := b.get(t, v.ID).BotsBlocked; n != 105 {
+		t.Errorf("%d were blocked", n)
+	}
+	other := b.create(t, `{"domain":"b.example.com","target_port":8080}`)
+	if list, _, err := b.List(t.Context(), "", 0, 0); err != nil || list[0].BotsBlocked != 105 || list[1].BotsBlocked != 7 {
+		t.Errorf("%v %v", list, err)
+	}
+	b.write(t, func(tx *store.Tx) error {
+		return store.RouteCounters.Put(tx, &model.RouteCounters{ID: other.ID, BotsBlocked: 1})
+	})
+	if err := b.Delete(t.Context(), v.ID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Batch(t.Context(), "delete", []int64{int64(other.ID)}); err != nil {
+		t.Fatal(err)
+	}
+	b.write(t, func(tx *store.Tx) error {
+		if n := store.RouteCounters.Len(tx); n != 0 {
+			t.Errorf("%d counters are left", n)
+		}
+		return nil
+	})
+}
