@@ -131,6 +131,7 @@ func speakHTTP2(t testing.TB, r *rig, a ask) reply {
 	w.AllowIllegalWrites = true
 	_ = w.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 30})
 	_ = w.WriteWindowUpdate(0, 1<<30)
+	opening := wire.Len()
 	head := block.Bytes()
 	first := head[:min(len(head), 16<<10)]
 	_ = w.WriteHeaders(http2.HeadersFrameParam{
@@ -157,7 +158,11 @@ func speakHTTP2(t testing.TB, r *rig, a ask) reply {
 			_ = w.WriteData(1, true, nil)
 		}
 	}
-	go c.Write(wire.Bytes()) // ends with the connection
+	begin, rest := wire.Bytes()[:opening], wire.Bytes()[opening:]
+	if _, err := c.Write(begin); err != nil { // before we acknowledge anything
+		return reply{broken: true}
+	}
+	go c.Write(rest) // ends with the connection
 	return readHTTP2(c)
 }
 
