@@ -278,6 +278,14 @@ func TestStatelessReset(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// Only what has heard that the handshake is done speaks of it no more.
+	control, err := c.AcceptUniStream(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := control.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
 	relay.lead(newRig(t, cfg, key).quic())
 	str, err := c.OpenStream()
 	if err != nil {
