@@ -98,6 +98,7 @@ type fixture struct {
 	conditions []telemetry.Condition
 	access     *telemetry.AccessLog
 	trace      []model.TraceEntry
+	explain    func(model.ExplainRequest) (*model.Explanation, error)
 
 	admins int
 }
@@ -143,6 +144,7 @@ func newFixture(t testing.TB, change ...func(*Options)) *fixture {
 		Reload:     func(context.Context) error { return nil },
 		Conditions: func() []telemetry.Condition { return f.conditions },
 		AccessLog:  f.access.List,
+		Explain:    func(q model.ExplainRequest) (*model.Explanation, error) { return f.explain(q) },
 		Trace: func(id model.RouteID, limit int, since time.Time) []model.TraceEntry {
 			i := slices.IndexFunc(f.trace, func(e model.TraceEntry) bool { return !e.At.After(since) })
 			if i < 0 {

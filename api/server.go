@@ -50,6 +50,8 @@ type Options struct {
 	AccessLog func(q telemetry.AccessQuery, limit, offset int) ([]telemetry.AccessEntry, int, error)
 	// Trace returns the last requests to a route since a time, newest first.
 	Trace func(id model.RouteID, limit int, since time.Time) []model.TraceEntry
+	// Explain tells what the proxy would do with a request.
+	Explain func(model.ExplainRequest) (*model.Explanation, error)
 
 	DNS          DNS
 	BaseURL      *url.URL
@@ -117,7 +119,7 @@ type Server struct {
 // an error.
 func New(o Options) (*Server, error) {
 	if o.Log == nil || o.Accounts == nil || o.Peers == nil || o.Routes == nil || o.Settings == nil || o.Backup == nil || o.Events == nil ||
-		o.WG == nil || o.Proxy == nil || o.Health == nil || o.Traffic == nil || o.Reload == nil || o.Conditions == nil || o.AccessLog == nil || o.Trace == nil || o.BaseURL == nil {
+		o.WG == nil || o.Proxy == nil || o.Health == nil || o.Traffic == nil || o.Reload == nil || o.Conditions == nil || o.AccessLog == nil || o.Trace == nil || o.Explain == nil || o.BaseURL == nil {
 		return nil, errors.New("api: every service and func is required")
 	}
 	if o.LoginLimit < 1 || o.APILimit < 1 {

@@ -55,3 +55,44 @@ type TraceEntry struct {
 	Size      int64
 	Refused   string // the step that refused it; empty: none
 }
+
+// ExplainRequest is a request that is only looked at.
+type ExplainRequest struct {
+	URL     string     // absolute, http or https
+	Method  string     // empty: GET
+	Address netip.Addr // that the connection comes from
+	Headers []HeaderField
+}
+
+// Explanation is what the proxy would do with a request.
+type Explanation struct {
+	Route RouteID // 0: none matched, or the admin host
+	Host  string  // of what matched, normalised; empty: nothing did
+	Admin bool
+
+	// Steps are those that are on for the route, in their order. All of them are
+	// asked, also those behind one that refuses.
+	Steps   []ExplainedStep
+	Refused string // the first of Steps that refuses; empty: none does
+	Status  int    // of the proxy's own answer; 0: the backend answers
+
+	// What would be forwarded if no step refused; empty where the proxy answers
+	// anyhow.
+	Targets []ExplainedTarget
+	Head    string // that the backend would get
+}
+
+// ExplainedStep is what one step decides.
+type ExplainedStep struct {
+	Name   string
+	Passes bool
+	Status int    // of the refusal
+	Reason string // for either
+}
+
+// ExplainedTarget is a backend that may get the request.
+type ExplainedTarget struct {
+	Addr netip.AddrPort
+	Peer string // its name; may be empty
+	TLS  bool
+}

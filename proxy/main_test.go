@@ -204,7 +204,7 @@ func (r *rig) client() *http.Client {
 // dial opens a plain connection to the rig, with a deadline for everything.
 func (r *rig) dial() net.Conn {
 	r.t.Helper()
-	c, err := net.Dial("tcp", r.plain)
+	c, err := r.dialer().Dial("tcp", r.plain)
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -218,7 +218,7 @@ func (r *rig) dialTLS(name string) *tls.Conn {
 	r.t.Helper()
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(r.authority.RootPEM())
-	c, err := tls.Dial("tcp", r.tls, &tls.Config{RootCAs: pool, ServerName: name})
+	c, err := tls.DialWithDialer(r.dialer(), "tcp", r.tls, &tls.Config{RootCAs: pool, ServerName: name})
 	if err != nil {
 		r.t.Fatal(err)
 	}
