@@ -93,14 +93,19 @@ func (s *Server) newBridge(o *origin, st stream) *bridge {
 	return b
 }
 
-// release gives the bridge back. Buffers that one long head made grow go.
+// release gives the bridge back. Buffers that one long head made grow go. After an
+// upgrade it is left to the collector: whoever ends upgrades may be about to kill
+// the client that it was, and must not meet another.
 func (b *bridge) release() {
+	if b.takes != nil {
+		return
+	}
 	b.ctx.Request.Reset()
 	b.ctx.Response.Reset()
 	b.ctx.ResetUserValues()
 	b.head.reset()
 	srv := b.srv
-	b.srv, b.origin, b.stream, b.takes = nil, nil, nil, nil
+	b.srv, b.origin, b.stream = nil, nil, nil
 	b.begun, b.ended, b.waits, b.corked = false, false, false, false
 	if cap(b.text) > maxInlineBody {
 		b.text, b.reader = nil, nil

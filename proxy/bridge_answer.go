@@ -183,6 +183,10 @@ func (b *bridge) refuse(status int) {
 		name, value, _ := cutField(line)
 		b.addField(name, value)
 	}
+	if string(b.head.method) == "HEAD" {
+		b.settle(b.writeHead(status, b.fields, true, true))
+		return
+	}
 	b.settle(b.writeHead(status, b.fields, false, false))
 	b.settle(b.stream.WriteBody(text, true))
 }

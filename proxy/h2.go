@@ -54,6 +54,7 @@ type h2conn struct {
 	streams  map[uint32]*h2stream
 	open     int    // streams that count against h2MaxStreams
 	maxID    uint32 // the highest one of the client
+	served   uint32 // the highest one that was not ignored
 	patience calm
 	ends     [h2EndsKept]h2end
 	endAt    int
@@ -225,8 +226,11 @@ func (h *h2conn) beforeWait(between bool, kind http2.FrameType) {
 	h.startDeferred()
 	h.mu.Lock()
 	h.flushSoonLocked()
-	finished := h.finishedLocked()
+	finished, busy := h.finishedLocked(), len(h.streams) > 0
 	h.mu.Unlock()
+	if between && !busy {
+		h.in.shrink()
+	}
 	want := waitHead
 	switch {
 	case !h.greeted || finished:
@@ -274,7 +278,7 @@ func (h *h2conn) end(err error) {
 	h.mu.Lock()
 	h.janitor.Stop()
 	if e, ok := err.(http2.ConnectionError); ok {
-		h.out = appendGoAway(h.queueLocked(), h.maxID, http2.ErrCode(e))
+		h.out = appendGoAway(h.queueLocked(), h.served, http2.ErrCode(e))
 		h.conn.lingers = true
 	}
 	for _, st := range h.deferred {
@@ -317,7 +321,7 @@ func (h *h2conn) drainLocked(code http2.ErrCode) {
 		return
 	}
 	h.draining = true
-	h.out = appendGoAway(h.queueLocked(), h.maxID, code)
+	h.out = appendGoAway(h.queueLocked(), h.served, code)
 	h.flushSoonLocked()
 }
 

@@ -1,9 +1,12 @@
 package proxy
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha1"
 	"crypto/tls"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -315,5 +318,52 @@ func TestH2Retire(t *testing.T) {
 	}
 	if !c.ended() {
 		t.Error("still open")
+	}
+}
+
+// TestH2KillLate ends an upgrade that has ended already, as whoever ends upgrades of
+// routes that are gone may do. Nobody else may be hit.
+func TestH2KillLate(t *testing.T) {
+	addr := rawBackend(t, func(c net.Conn, b *bufio.Reader) {
+		req, err := http.ReadRequest(b)
+		if err != nil {
+			return
+		}
+		sum := sha1.Sum([]byte(req.Header.Get("Sec-WebSocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+		fmt.Fprintf(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: %s\r\n\r\n",
+			base64.StdEncoding.EncodeToString(sum[:]))
+		_, _ = io.Copy(c, b)
+	})
+	r := newRig(t, site(addr))
+	c := r.h2()
+	c.request(1, ":method CONNECT\n:protocol websocket\n:scheme https\n:authority app.test\n:path /\n", false)
+	if got := c.outcome(1); got != "200" {
+		t.Fatal(got)
+	}
+	var open *upgrade
+	r.srv.upgrades.mu.Lock()
+	for u := range r.srv.upgrades.open {
+		open = u
+	}
+	r.srv.upgrades.mu.Unlock()
+	c.try(c.WriteData(1, true, []byte("bye")))
+	if data, end := c.body(1); data != "bye" || end != "end" {
+		t.Errorf("%q, %s", data, end)
+	}
+	eventually(t, "the upgrade has ended", func() bool {
+		r.srv.upgrades.mu.Lock()
+		defer r.srv.upgrades.mu.Unlock()
+		return len(r.srv.upgrades.open) == 0
+	})
+	for id := uint32(3); id < 40; id += 2 {
+		c.request(id, ":method CONNECT\n:protocol websocket\n:scheme https\n:authority app.test\n:path /\n", false)
+		if got := c.outcome(id); got != "200" {
+			t.Fatal(got)
+		}
+		open.kill()
+		c.try(c.WriteData(id, true, []byte("bye")))
+		if data, end := c.body(id); data != "bye" || end != "end" {
+			t.Errorf("%q, %s", data, end)
+		}
 	}
 }

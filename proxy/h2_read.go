@@ -233,6 +233,9 @@ func (h *h2conn) handleHeaders(f *http2.HeadersFrame) error {
 	switch {
 	case id > h.maxID:
 		h.maxID = id
+		if !h.draining {
+			h.served = id
+		}
 		switch {
 		case h.draining: // it will find out
 		case h.open >= h2MaxStreams:
@@ -319,8 +322,8 @@ func (h *h2conn) begin(st *h2stream, ended bool) error {
 		return http2.StreamError{StreamID: id, Code: http2.ErrCodeProtocol}
 	}
 	st.status, st.inEnd, st.expects = status, ended, head.length
-	if ended {
-		st.expects = 0
+	if status != 0 {
+		st.expects = unknownLength // not worth a look
 	}
 	h.mu.Lock()
 	st.sendable = h.initial

@@ -109,6 +109,9 @@ func (st *h2stream) release() {
 	st.watch.Unlock()
 	srv := st.h.srv
 	st.bridge.release()
+	if st.upgraded {
+		return // whoever ends upgrades may still be about to reset it, in vain
+	}
 	in, block, lines := st.in[:0], st.block[:0], st.trailers.lines[:0]
 	if cap(in) > maxInlineBody {
 		in = nil

@@ -125,10 +125,8 @@ func (st *h2stream) WriteBody(p []byte, end bool) error {
 		st.sendable -= int64(n)
 		h.sendable -= int64(n)
 		h.out = append(appendFrame(h.queueLocked(), n, http2.FrameData, flags, st.id), part...)
-		if n >= 1<<10 {
-			h.earnLocked(1)
-		}
 		if len(p) == 0 {
+			h.earnLocked(1) // more than what a small window lets through
 			break
 		}
 	}

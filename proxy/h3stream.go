@@ -96,9 +96,13 @@ func (st *h3Stream) release() {
 func (c *h3Conn) serve(str *quic.Stream) {
 	st := c.srv.h3streams.Get().(*h3Stream)
 	st.conn, st.str = c, str
-	defer st.release()
 	b := c.srv.newBridge(c.origin(), st)
-	defer b.release()
+	defer func() {
+		if b.takes == nil { // see release of the bridge
+			st.release()
+		}
+		b.release()
+	}()
 	status, err := st.readHead(&b.head)
 	var code h3Error
 	switch {

@@ -6,9 +6,10 @@
 //
 // A request passes the door of its version, with the strict checks of its head:
 // fasthttp's server loop for HTTP/1.1 (conn.go, head.go), frames of our own for
-// HTTP/2 (h2.go), and for streams of either the bridge (bridge.go) that makes them
-// look like requests of the first. Then comes the pipeline (pipeline.go, match.go) and one exchange
-// with a backend (forward.go, outgoing.go, answer.go, upstream.go, upgrade.go).
+// HTTP/2 (h2.go), quic-go's streams for HTTP/3 (h3.go), and for both the bridge that
+// makes their requests look like those of the first (bridge.go). Then comes the
+// pipeline (pipeline.go, match.go) and one exchange with a backend (forward.go,
+// outgoing.go, answer.go, upstream.go, upgrade.go).
 package proxy
 
 import (
