@@ -144,6 +144,7 @@ func (h *h2conn) handleReset(f *http2.RSTStreamFrame) error {
 		h.mu.Unlock()
 		return http2.ConnectionError(http2.ErrCodeProtocol)
 	}
+	h.knownLocked(f.StreamID)
 	st := h.streams[f.StreamID]
 	cost := 1
 	if st != nil && !st.outEnd {

@@ -341,6 +341,15 @@ func (h *h2conn) endLocked(id uint32) h2ending {
 	return notKnown
 }
 
+// knownLocked notes that the client has ended a stream, too: it sends nothing more.
+func (h *h2conn) knownLocked(id uint32) {
+	for i := range h.ends {
+		if h.ends[i].id == id {
+			h.ends[i].how = ended
+		}
+	}
+}
+
 func (h *h2conn) noteEndLocked(id uint32, how h2ending) {
 	if how == ended && h.endLocked(id) != notKnown {
 		return
