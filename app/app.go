@@ -58,6 +58,7 @@ type App struct {
 	stickyKey  []byte
 	reconciler *reconcile.Reconciler
 	traffic    *telemetry.Traffic
+	botCounts  *telemetry.BotCounts
 	conditions *telemetry.Conditions
 	access     *telemetry.AccessLog // nil: off
 	countries  *geoip.DB            // nil: none
@@ -308,8 +309,11 @@ func (a *App) buildServices(context.Context) (err error) {
 			ServerKey: tunnel.PublicKey, DNS: s.dns, AllowedIPs: s.clientNetworks(a.subnets.V6), Keepalive: s.WGKeepalive, MTU: s.WGMTU,
 		},
 	})
+	a.botCounts = telemetry.NewBotCounts(telemetry.BotCountsOptions{
+		DB: a.db, Log: a.log.With("part", "bots"), Interval: s.TrafficInterval.Duration(), Counts: a.proxy.Counts,
+	})
 	a.routes = routes.New(routes.Options{
-		DB: a.db, Now: a.now, Status: a.peerStatus,
+		DB: a.db, Now: a.now, Status: a.peerStatus, BotCounts: a.botCounts.Unsaved,
 		HostAddrs: func() []netip.Addr { return append(hostAddrs(), s.publicAddrs()...) },
 		Skipped:   func() map[model.RouteID]error { return a.reconciler.Skipped() },
 		Blocked:   s.blockedPorts(a.ownPorts()...), MaxRange: s.L4MaxPortRange,

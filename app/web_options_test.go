@@ -162,6 +162,21 @@ func botBlocker(t *testing.T, g *gallery, v visitor) {
 		visit(t, out, domain, "/").wants(t, c.name+", a bot", c.status, c.body)
 		visit(t, in, domain, "/").wants(t, c.name+", nobody's bot", 200, "alpha:8000 GET /")
 	}
+	g.change(t, id, fields{"bot_blocker_enabled": true, "bot_blocker_mode": "drop", "bot_blocker_config": nil})
+	if res, err := out.Get("https://" + domain + "/"); err == nil {
+		_ = res.Body.Close()
+		t.Errorf("drop: %s", res.Status)
+	}
+	// Clients may try again what was dropped.
+	var got struct {
+		Route struct {
+			Count int `json:"bot_blocker_count"`
+		}
+	}
+	g.s.API.Call(t, 200, "GET", "/api/v1/routes/"+strconv.FormatInt(id, 10), nil, &got)
+	if got.Route.Count < 5 {
+		t.Errorf("%d were counted, want 5 at least", got.Route.Count)
+	}
 }
 
 func basicAuth(t *testing.T, g *gallery, v visitor) {
