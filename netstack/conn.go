@@ -49,6 +49,12 @@ func (c *tcpConn) Buffered() int {
 	return n
 }
 
+// Quiet reports whether the connection is open in both directions and there is
+// nothing to be read.
+func (c *tcpConn) Quiet() bool {
+	return c.flight.ep.Readiness(waiter.ReadableEvents|waiter.EventRdHUp|waiter.EventHUp|waiter.EventErr) == 0
+}
+
 func (c *tcpConn) LocalAddr() net.Addr  { return c.local }
 func (c *tcpConn) RemoteAddr() net.Addr { return c.remote }
 

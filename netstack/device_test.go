@@ -28,13 +28,24 @@ func TestTunnelBothWays(t *testing.T) {
 			t.Fatalf("from %s to %s", c.LocalAddr(), c.RemoteAddr())
 		}
 		held := c.(*tcpConn)
+		if !held.Quiet() {
+			t.Error("not quiet with nothing to be read")
+		}
 		if _, err := c.Write([]byte("abc")); err != nil {
 			t.Fatal(err)
 		}
 		eventually(t, "three bytes", func() bool { return held.Buffered() == 3 })
+		if held.Quiet() {
+			t.Error("quiet with three bytes to be read")
+		}
 		if n, err := c.Read(make([]byte, 10)); n != 3 || err != nil || held.Buffered() != 0 {
 			t.Fatalf("read %d, %v; %d left", n, err, held.Buffered())
 		}
+		if !held.Quiet() {
+			t.Error("not quiet once they are read")
+		}
+		_ = held.CloseWrite() // which has the peer close
+		eventually(t, "the end of the peer", func() bool { return !held.Quiet() })
 		_ = c.Close()
 		if held.Buffered() != 0 {
 			t.Fatal("a closed connection holds something")

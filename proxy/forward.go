@@ -242,11 +242,11 @@ func (ex *exchange) watch() bool {
 }
 
 // finish ends an exchange whose answer was read as far as it will be. The
-// backend connection is kept if both messages were complete.
+// backend connection is kept if both messages were complete, and it is nobody's.
 func (ex *exchange) finish() {
 	bc := ex.bc
 	clean := bc.body.complete() && ex.answer.keepAlive && len(bc.in.buffered()) == 0
-	clean = ex.endUpload() && clean
+	clean = ex.endUpload() && clean && !ex.request.bound
 	ex.endWatch()
 	if clean && !ex.left.Load() {
 		ex.up.pool.put(bc)

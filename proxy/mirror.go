@@ -74,6 +74,7 @@ type requestCopy struct {
 	head     []byte // but for the length of the body and the empty line
 	isHead   bool   // the method is HEAD
 	hasBody  bool
+	bound    bool // as that of request
 	body     spool
 	launched bool
 	pending  atomic.Int32 // senders that still need the body
@@ -82,7 +83,7 @@ type requestCopy struct {
 // copyRequest begins the copy of a request. Without a body it is launched at once.
 func (ex *exchange) copyRequest(ctx *fasthttp.RequestCtx, snap *snapshot) {
 	r, q := ex.route, &ex.request
-	c := &requestCopy{srv: ex.srv, host: r.host, targets: r.mirrors, isHead: ctx.Request.Header.IsHead(), hasBody: ex.body != nil}
+	c := &requestCopy{srv: ex.srv, host: r.host, targets: r.mirrors, isHead: ctx.Request.Header.IsHead(), hasBody: ex.body != nil, bound: q.bound}
 	c.head = q.appendCopyHead(make([]byte, 0, len(ex.out)+64), ctx, ex.client, r, snap, c.hasBody)
 	switch {
 	case !c.hasBody, q.length > maxMirrored:
@@ -235,6 +236,6 @@ func (c *requestCopy) send(up *upstream) (err error) {
 	}
 	bc.body.reset(&bc.in, a.framing, a.length)
 	_, rerr := io.CopyN(io.Discard, &bc.body, maxDiscard) // what is longer costs a connection
-	clean = rerr == io.EOF && bc.body.complete() && a.keepAlive && a.status >= 200 && len(bc.in.buffered()) == 0
+	clean = !c.bound && rerr == io.EOF && bc.body.complete() && a.keepAlive && a.status >= 200 && len(bc.in.buffered()) == 0
 	return nil
 }

@@ -31,6 +31,7 @@ type request struct {
 	length     int64  // of the body; unknownLength if it has none
 	idempotent bool   // says the same when said twice (RFC 9110, section 9.2.2)
 	replayable bool   // idempotent, and all of it is at hand to be sent again
+	bound      bool   // its login may be good for the connection that it goes on
 }
 
 // read collects the fields of a request in the order in which they came.
@@ -53,6 +54,7 @@ func (q *request) read(ctx *fasthttp.RequestCtx) {
 			if v != nil && v.authorized {
 				continue // it was for us
 			}
+			q.bound = q.bound || bindsLogin(value)
 		}
 		q.fields = append(q.fields, f)
 	}
@@ -72,6 +74,14 @@ func (q *request) read(ctx *fasthttp.RequestCtx) {
 		q.idempotent = q.upgrade == nil
 		q.replayable = q.idempotent && !body
 	}
+}
+
+// bindsLogin reports whether an Authorization is of a scheme that logs a connection
+// in rather than a request (RFC 4559, section 6). Whoever had that connection next
+// would be logged in, too.
+func bindsLogin(authorization []byte) bool {
+	scheme, _, _ := bytes.Cut(authorization, space)
+	return equalFold(scheme, "ntlm") || equalFold(scheme, "negotiate")
 }
 
 var slash = []byte{'/'}

@@ -43,22 +43,39 @@ type backendConn struct {
 	readBy time.Time
 	used   time.Time // when it was put back
 	reused bool
-	sock   syscall.RawConn // for alive; nil if it is no socket
+	sock   syscall.RawConn // for quiet; nil if it is no socket
+	tunnel quieter         // likewise, of a connection through the tunnel
 	once   atomic.Bool
 }
 
+// quieter is a connection that can be looked at without a wait.
+type quieter interface {
+	// Quiet reports whether it is open and there is nothing to be read.
+	Quiet() bool
+}
+
+// settled is how long after an answer a connection is looked at before it is used
+// again. What a backend sends behind its answer has mostly arrived by then, and a
+// busy connection, which is used again sooner, is spared the look.
+const settled = time.Millisecond
+
 // get returns a connection: a kept one if there is and if fresh does not ask for
 // a new one. sure asks for one that is known to be alive, for requests that
-// cannot be sent twice.
+// cannot be sent twice. A kept one on which a backend has sent what nobody asked
+// for is not returned: the next client would take it for its answer.
 func (p *pool) get(fresh, sure bool) (*backendConn, error) {
 	for !fresh {
 		bc := p.take()
 		if bc == nil {
 			break
 		}
-		if sure && !bc.alive() {
-			_ = bc.Close()
-			continue
+		if since := time.Since(bc.used); sure || since >= settled {
+			const moment = 500 * time.Millisecond
+			// What cannot be looked at is trusted for a moment.
+			if quiet, known := bc.quiet(); known && !quiet || !known && sure && since >= moment {
+				_ = bc.Close()
+				continue
+			}
 		}
 		bc.reused = true
 		return bc, nil
@@ -164,6 +181,7 @@ func (p *pool) dial() (*backendConn, error) {
 	if sc, ok := nc.(syscall.Conn); ok {
 		bc.sock, _ = sc.SyscallConn()
 	}
+	bc.tunnel, _ = nc.(quieter)
 	bc.Conn = &socket{Conn: nc, stall: backendStall}
 	if p.key.tls {
 		ctx, cancel := context.WithTimeout(context.Background(), s.limits.dial)
@@ -210,16 +228,18 @@ func (bc *backendConn) Close() error {
 	return bc.Conn.Close()
 }
 
-// alive reports whether an unused connection is still open: a backend that
-// closed it, or sent something that nobody asked for, has made it readable. What
-// is no socket is trusted for a moment alone.
-func (bc *backendConn) alive() bool {
-	const moment = 500 * time.Millisecond
-	if bc.sock == nil {
-		return time.Since(bc.used) < moment
+// quiet reports whether an unused connection is still open: a backend that closed
+// it, or sent something that nobody asked for, has made it readable. known is false
+// for one that cannot be looked at.
+func (bc *backendConn) quiet() (quiet, known bool) {
+	switch {
+	case bc.tunnel != nil:
+		return bc.tunnel.Quiet(), true
+	case bc.sock == nil:
+		return false, false
 	}
 	n, err := bc.peek()
-	return n < 0 && err == syscall.EAGAIN
+	return n < 0 && err == syscall.EAGAIN, true
 }
 
 // hasMore reports whether reading the body goes on without a wait, as far as can be
