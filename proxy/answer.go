@@ -175,7 +175,7 @@ func (a *answer) appendHead(b []byte, r *route, stream bool) []byte {
 		b = appendField(b, f.name, f.value)
 	}
 	if a.vary {
-		b = a.appendCoding(b)
+		b = a.appendCoding(b, r.toClient)
 	}
 	b = r.toClient.append(b)
 	if chunks {

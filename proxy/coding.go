@@ -232,13 +232,14 @@ func (a *answer) appendCoded(b []byte, f *field) ([]byte, bool) {
 	return b, false
 }
 
-// appendCoding says how the answer is coded, and that this depends on the client.
-func (a *answer) appendCoding(b []byte) []byte {
+// appendCoding says how the answer is coded, and that this depends on the client. A
+// Vary of the backend says so only if it is not replaced by set.
+func (a *answer) appendCoding(b []byte, set setFields) []byte {
 	if a.coding != identity {
 		b = append(append(append(b, "Content-Encoding: "...), codingNames[a.coding]...), "\r\n"...)
 	}
 	for i := range a.fields {
-		if f := &a.fields[i]; equalFold(f.name, "vary") && (listHas(f.value, "accept-encoding") || listHas(f.value, "*")) {
+		if f := &a.fields[i]; equalFold(f.name, "vary") && !set.has(f.name) && (listHas(f.value, "accept-encoding") || listHas(f.value, "*")) {
 			return b
 		}
 	}

@@ -285,6 +285,29 @@ func TestCompressCut(t *testing.T) {
 	})
 }
 
+// TestCompressVary has the route replace the Vary of the backend: caches still have to
+// know that the coding depends on the client.
+func TestCompressVary(t *testing.T) {
+	addr := backend(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/plain")
+		w.Header().Set("Vary", "Accept-Encoding, Cookie")
+		io.WriteString(w, strings.Repeat("text ", 1000))
+	})
+	cfg := withHeaders(compressing(site(addr)), nil, []model.HeaderField{{Name: "Vary", Value: "Origin"}})
+	forEachProtocol(t, func(t *testing.T, via func(*rig) *http.Client) {
+		req, _ := http.NewRequest("GET", "https://app.test/", nil)
+		req.Header.Set("Accept-Encoding", "gzip")
+		resp, err := via(newRig(t, cfg)).Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		readAll(t, resp)
+		if got := strings.Join(resp.Header.Values("Vary"), ", "); resp.Header.Get("Content-Encoding") != "gzip" || got != "Accept-Encoding, Origin" {
+			t.Errorf("coding %q, Vary %q", resp.Header.Get("Content-Encoding"), got)
+		}
+	})
+}
+
 func TestCompressNot(t *testing.T) {
 	text := strings.Repeat("text ", 1000)
 	addr := backend(t, func(w http.ResponseWriter, r *http.Request) {
