@@ -254,6 +254,9 @@ func (h *h2conn) handleHeaders(f *http2.HeadersFrame) error {
 		return http2.ConnectionError(http2.ErrCodeStreamClosed)
 	default:
 		switch st := h.streams[id]; {
+		case st.inEnd && st.outEnd && !st.reset: // closed, if only just
+			h.mu.Unlock()
+			return http2.ConnectionError(http2.ErrCodeStreamClosed)
 		case st.lost != nil || st.inEnd:
 			s.code = http2.ErrCodeStreamClosed
 		case !s.ended:
