@@ -18,7 +18,7 @@ const (
 // neighbours (RFC 9110, section 7.6.1), the others tell backends who asks.
 var (
 	neverSet = words("connection keep-alive te trailer transfer-encoding upgrade content-length http2-settings " +
-		"forwarded via x-real-ip x-route-domain")
+		"forwarded via x-real-ip x-route-domain alt-svc")
 	neverAsked    = words("expect")                                  // of a backend
 	neverAnswered = words("date host")                               // to a client
 	neverPrefixes = []string{"proxy-", "x-forwarded-", "x-gateway-"} // of families

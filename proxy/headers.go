@@ -61,6 +61,8 @@ func settable(kind fieldKind, answer bool) bool {
 		return true
 	case hostField, dateField:
 		return !answer
+	case expectField: // of no meaning there
+		return answer
 	}
 	return false
 }

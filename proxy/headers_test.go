@@ -187,3 +187,23 @@ func FuzzSetField(f *testing.F) {
 		}
 	})
 }
+
+// TestSetFieldsAgree shows that what may be stored can be served: a route whose
+// stored fields were refused here would be left out.
+func TestSetFieldsAgree(t *testing.T) {
+	for _, name := range []string{"Accept", "Accept-Encoding", "Age", "Authorization", "Cache-Control", "Content-Encoding", "Content-Length",
+		"Content-Range", "Content-Security-Policy", "Content-Type", "Cookie", "Date", "ETag", "Expect", "Forwarded", "Host", "HTTP2-Settings",
+		"If-None-Match", "Keep-Alive", "Location", "Origin", "Proxy-Authenticate", "Proxy-Foo", "Range", "Referer", "Server", "Set-Cookie", "TE",
+		"Trailer", "Transfer-Encoding", "Upgrade", "User-Agent", "Vary", "Via", "WWW-Authenticate", "X-Forwarded-For", "X-Forwarded-Foo",
+		"X-Gateway-Target", "X-Real-IP", "X-Request-ID", "X-Route-Domain", "Alt-Svc", "Connection", "Sec-WebSocket-Accept"} {
+		for _, request := range []bool{true, false} {
+			f, err := model.ParseHeaderField(name, "app.test", request)
+			if err != nil {
+				continue
+			}
+			if _, err := newSetFields("f", []model.HeaderField{f}, !request, "gc_sticky"); err != nil {
+				t.Errorf("%s, request %v: %v", name, request, err)
+			}
+		}
+	}
+}

@@ -9,7 +9,9 @@
 // HTTP/2 (h2.go), quic-go's streams for HTTP/3 (h3.go), and for both the bridge that
 // makes their requests look like those of the first (bridge.go). Then comes the
 // pipeline (pipeline.go, match.go) and one exchange with a backend (forward.go,
-// outgoing.go, answer.go, upstream.go, upgrade.go).
+// upload.go, stream.go, upgrade.go): which one, and how often (paths.go, balance.go,
+// sticky.go, retry.go, upstream.go), what it gets (outgoing.go, headers.go, mirror.go),
+// and what the client gets of its answer (answer.go, coding.go).
 package proxy
 
 import (
