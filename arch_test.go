@@ -41,18 +41,19 @@ var mayImport = map[string][]string{
 	"demo":            {},
 	"app":             {"..."},
 	"lab":             {"..."},
+	"lab/acme":        {},
 	"lab/relay":       {},
 	"cmd/gatecontrol": {"app", "model"},
 }
 
 // testsOnly are packages that no program contains.
-var testsOnly = map[string]bool{"lab": true, "lab/relay": true, "store/storetest": true}
+var testsOnly = map[string]bool{"lab": true, "lab/acme": true, "lab/relay": true, "store/storetest": true}
 
 // ownedModules are libraries that only some packages may import, mostly one.
 var ownedModules = map[string][]string{
 	"go.etcd.io/bbolt":                 {"store"},
 	"github.com/valyala/fasthttp":      {"proxy"},
-	"github.com/miekg/dns":             {"dns", "proxy/dns01"},
+	"github.com/miekg/dns":             {"dns", "proxy/dns01", "lab/acme"},
 	"github.com/oschwald/maxminddb":    {"geoip"},
 	"gvisor.dev/gvisor":                {"netstack"},
 	"github.com/danielgtaylor/huma":    {"api"},

@@ -29,6 +29,7 @@ import (
 
 	"gatecontrol/control/accounts"
 	"gatecontrol/control/backup"
+	"gatecontrol/control/certs"
 	"gatecontrol/control/events"
 	"gatecontrol/control/peers"
 	"gatecontrol/control/routes"
@@ -96,6 +97,7 @@ type fixture struct {
 	health Health
 
 	conditions []telemetry.Condition
+	certs      []model.CertStatus
 	access     *telemetry.AccessLog
 	trace      []model.TraceEntry
 	explain    func(model.ExplainRequest) (*model.Explanation, error)
@@ -170,6 +172,12 @@ func newFixture(t testing.TB, change ...func(*Options)) *fixture {
 	})
 	o.Settings = settings.New(settings.Options{
 		DB: f.db, Now: f.clock.now, Exit: model.Exit{Enabled: true, PrivateNetworks: []netip.Prefix{netip.MustParsePrefix("192.168.7.0/24")}},
+	})
+	o.Certs = certs.New(certs.Options{
+		DB: f.db, Log: log, Now: f.clock.now, AdminHosts: []string{"gate.example.com"}, Root: []byte("-----BEGIN CERTIFICATE-----\n"),
+		Status: func() []model.CertStatus { return f.certs },
+		Renew:  func(name string) error { return f.renew(name) },
+		Look:   f.look(),
 	})
 	o.Routes = routes.New(routes.Options{DB: f.db, Now: f.clock.now, Status: status, Blocked: []uint16{22, 3000}})
 	f.update(t, func(tx *store.Tx) error {

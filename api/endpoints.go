@@ -65,6 +65,16 @@ func (s *Server) operations() []*operation {
 		op("POST", v1+"/routes/{id}/circuit-breaker/reset", "Close the circuit breaker of a route", routes, s.api, s.resetBreaker),
 		op("GET", v1+"/routes/{id}/trace", "Last requests to a route", routes, s.api, s.traceRoute),
 
+		op("GET", v1+"/certificates", "Certificates of all names that are served, and those that were brought", routes, s.api, s.listCertificates),
+		op("POST", v1+"/certificates", "Bring a certificate", routes, s.api, s.uploadCertificate).creates(),
+		op("DELETE", v1+"/certificates/{id}", "Delete a certificate that was brought", routes, s.api, s.deleteCertificate),
+		op("POST", v1+"/certificates/{domain}/renew", "Have a certificate renewed now", routes, s.api, s.renewCertificate),
+		op("POST", v1+"/certificates/preflight", "Whether an authority would certify a name, without asking it", routes, s.api, s.preflight),
+		op("GET", v1+"/certificates/root.pem", "Certificate of the internal authority, for devices to trust", everybody(), s.api, s.rootCertificate),
+		op("GET", v1+"/certificates/dns-zones", "DNS zones whose records prove names", settings, s.api, s.listZones),
+		op("PUT", v1+"/certificates/dns-zones/{zone}", "Set the provider of a DNS zone", settings, s.api, s.setZone),
+		op("DELETE", v1+"/certificates/dns-zones/{zone}", "Forget the provider of a DNS zone", settings, s.api, s.deleteZone),
+
 		op("GET", v1+"/dashboard/stats", "Numbers of the overview", scoped(), s.api, s.stats),
 		op("GET", v1+"/logs/activity", "Activity log", logs, s.api, s.listActivity),
 		op("GET", v1+"/logs/access", "Access log", logs, s.api, s.listAccess),

@@ -21,6 +21,13 @@ func TestAnswers(t *testing.T) {
 		{Code: "store_failed", Severity: model.SeverityError, Text: "No change is taken any more.", Since: start},
 		{Code: "peer_clock_behind", Subject: "NAS1", Peer: 2, Severity: model.SeverityWarning, Text: "Set its clock.", Since: start.Add(time.Minute)},
 	}
+	f.certs = []model.CertStatus{
+		{Name: "app.example.com", Subject: "app.example.com", State: model.CertFailed, Issuer: "GateControl internal CA", NotBefore: start, NotAfter: start.Add(time.Hour),
+			NextRenewal: start.Add(time.Minute), LastError: "NXDOMAIN", Advice: "Add a record.", Failures: 3},
+		{Name: "gate.example.com", Subject: "*.example.com", State: model.CertValid, Issuer: "Some CA", NotBefore: start, NotAfter: start.Add(time.Hour), NextRenewal: start.Add(time.Minute)},
+	}
+	brought, other := issue(t, start.Add(24*time.Hour), "app.example.com", "*.app.example.com"), issue(t, start.Add(24*time.Hour), "other.org")
+	expired := issue(t, start.Add(-time.Hour), "app.example.com")
 	admin := f.admin(t)
 	for _, c := range []struct {
 		name, method, path, body string
@@ -64,6 +71,29 @@ func TestAnswers(t *testing.T) {
 		{"activity", "GET", "/logs/activity?limit=4&offset=1", ``, 200},
 		{"activity-invalid", "GET", "/logs/activity?since=yesterday&until=soon", ``, 400},
 		{"recent", "GET", "/logs/recent?limit=2", ``, 200},
+		{"certificate-uploaded", "POST", "/certificates", upload(brought.Chain, brought.Key), 201},
+		{"certificate-mismatch", "POST", "/certificates", upload(brought.Chain, other.Key), 400},
+		{"certificate-expired", "POST", "/certificates", upload(expired.Chain, expired.Key), 400},
+		{"certificate-wrong-name", "POST", "/certificates", upload(other.Chain, other.Key), 400},
+		{"certificate-oversized", "POST", "/certificates", upload(brought.Chain+strings.Repeat(" ", model.MaxCertificateSize), brought.Key), 400},
+		{"certificate-incomplete", "POST", "/certificates", `{}`, 400},
+		{"certificates", "GET", "/certificates", ``, 200},
+		{"certificate-renewed", "POST", "/certificates/app.example.com/renew", ``, 200},
+		{"certificate-renew-unknown", "POST", "/certificates/none.example.com/renew", ``, 404},
+		{"certificate-renew-limited", "POST", "/certificates/LIMITED.example.com./renew", ``, 429},
+		{"preflight", "POST", "/certificates/preflight", `{"domain":"APP.example.com"}`, 200},
+		{"preflight-bad", "POST", "/certificates/preflight", `{"domain":"elsewhere.example.com"}`, 200},
+		{"preflight-invalid", "POST", "/certificates/preflight", `{"domain":"a b"}`, 400},
+		{"certificate-deleted", "DELETE", "/certificates/1", ``, 200},
+		{"certificate-missing", "DELETE", "/certificates/1", ``, 404},
+		{"zone-invalid", "PUT", "/certificates/dns-zones/example.com", `{"provider":"rfc2136","server":"a b"}`, 400},
+		{"zone-unknown-provider", "PUT", "/certificates/dns-zones/example.com", `{"provider":"mine"}`, 400},
+		{"zone-set", "PUT", "/certificates/dns-zones/Example.com", `{"provider":"rfc2136","server":"192.0.2.1","key_name":"gate","key_secret":"c2VjcmV0","wildcard":true}`, 200},
+		{"zone-changed", "PUT", "/certificates/dns-zones/example.com", `{"server":"192.0.2.2:5353"}`, 200},
+		{"zones", "GET", "/certificates/dns-zones", ``, 200},
+		{"zone-deleted", "DELETE", "/certificates/dns-zones/example.com", ``, 200},
+		{"zone-missing", "DELETE", "/certificates/dns-zones/example.com", ``, 404},
+
 		{"dns-status", "GET", "/system/dns/status", ``, 200},
 		{"dns-records", "GET", "/system/dns/records", ``, 200},
 		{"wg-status", "GET", "/wg/status", ``, 200},

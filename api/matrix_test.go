@@ -68,6 +68,16 @@ var opens = map[string]string{
 
 	"POST /api/v1/routes/{id}/circuit-breaker/reset": "login full-access routes",
 
+	"GET /api/v1/certificates":                     "login full-access read-only routes",
+	"POST /api/v1/certificates":                    "login full-access routes",
+	"DELETE /api/v1/certificates/{id}":             "login full-access routes",
+	"POST /api/v1/certificates/{domain}/renew":     "login full-access routes",
+	"POST /api/v1/certificates/preflight":          "login full-access routes",
+	"GET /api/v1/certificates/root.pem":            "login any-token",
+	"GET /api/v1/certificates/dns-zones":           "login full-access read-only settings",
+	"PUT /api/v1/certificates/dns-zones/{zone}":    "login full-access settings",
+	"DELETE /api/v1/certificates/dns-zones/{zone}": "login full-access settings",
+
 	"GET /api/v1/dashboard/stats":    "login full-access read-only",
 	"GET /api/v1/logs/activity":      "login full-access read-only logs",
 	"GET /api/v1/logs/access":        "login full-access read-only logs",
@@ -105,7 +115,7 @@ func TestWhoMayCallWhat(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			who := strings.Fields(rule)
 			all := slices.Contains(who, "all")
-			target := strings.NewReplacer("{$}", "", "{id}", "999").Replace(o.path)
+			target := strings.NewReplacer("{$}", "", "{id}", "999", "{domain}", "app.example.com", "{zone}", "example.com").Replace(o.path)
 			page := o.isPage()
 			expect := func(as string, c *caller, want verdict) {
 				t.Helper()

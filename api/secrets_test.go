@@ -54,6 +54,7 @@ func TestSecretsStayInside(t *testing.T) {
 		"the wrong password of one": "marked-wrong-password",
 		"the password of a route":   "marked password of a route",
 		"the hash of that":          route.Options().BasicAuth.Hash,
+		"the secret of a zone":      "bWFya2VkIHNlY3JldCBvZiBhIHpvbmU=",
 	}
 	allowed := map[string][]string{
 		"GET /dashboard":                {"a CSRF token"},
@@ -72,12 +73,13 @@ func TestSecretsStayInside(t *testing.T) {
 		}
 	}
 	body := fmt.Sprintf(`{"username":"admin","password":"marked-wrong-password","current":"marked-wrong-password","next":"marked-wrong-password 2",
+		"provider":"rfc2136","server":"127.0.0.1","key_name":"key","key_secret":"bWFya2VkIHNlY3JldCBvZiBhIHpvbmU=",
 		"basic_auth_user":"anna","basic_auth_password":"marked password of a route","name":"other","peer_id":%d,"target_port":"x","scopes":["%s"],"action":"%s","ids":[99]}`, made.ID, value.Reveal(), value.Reveal()[:50])
 	for _, o := range f.table {
 		if o.method == "DELETE" || o.path == "/logout" {
 			continue
 		}
-		target := strings.NewReplacer("{$}", "", "{id}", made.ID.String()).Replace(o.path)
+		target := strings.NewReplacer("{$}", "", "{id}", made.ID.String(), "{domain}", "app.example.com", "{zone}", "marked.example.com").Replace(o.path)
 		send := ""
 		if o.method != "GET" {
 			send = body

@@ -20,6 +20,7 @@ import (
 
 	"gatecontrol/control/accounts"
 	"gatecontrol/control/backup"
+	"gatecontrol/control/certs"
 	"gatecontrol/control/events"
 	"gatecontrol/control/peers"
 	"gatecontrol/control/routes"
@@ -36,6 +37,7 @@ type Options struct {
 	Routes   *routes.Service
 	Settings *settings.Service
 	Backup   *backup.Service
+	Certs    *certs.Service
 	Events   *events.Log
 
 	WG      func() WG
@@ -118,7 +120,7 @@ type Server struct {
 // New checks o and builds the table. An operation without a rule of access is
 // an error.
 func New(o Options) (*Server, error) {
-	if o.Log == nil || o.Accounts == nil || o.Peers == nil || o.Routes == nil || o.Settings == nil || o.Backup == nil || o.Events == nil ||
+	if o.Log == nil || o.Accounts == nil || o.Peers == nil || o.Routes == nil || o.Settings == nil || o.Backup == nil || o.Certs == nil || o.Events == nil ||
 		o.WG == nil || o.Proxy == nil || o.Health == nil || o.Traffic == nil || o.Reload == nil || o.Conditions == nil || o.AccessLog == nil || o.Trace == nil || o.Explain == nil || o.BaseURL == nil {
 		return nil, errors.New("api: every service and func is required")
 	}

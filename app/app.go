@@ -20,6 +20,7 @@ import (
 	"gatecontrol/api"
 	"gatecontrol/control/accounts"
 	"gatecontrol/control/backup"
+	"gatecontrol/control/certs"
 	"gatecontrol/control/events"
 	"gatecontrol/control/peers"
 	"gatecontrol/control/reconcile"
@@ -31,6 +32,8 @@ import (
 	"gatecontrol/model"
 	"gatecontrol/netstack"
 	"gatecontrol/proxy"
+	proxycerts "gatecontrol/proxy/certs"
+	"gatecontrol/proxy/dns01"
 	"gatecontrol/store"
 	"gatecontrol/telemetry"
 )
@@ -54,7 +57,9 @@ type App struct {
 	forwarder  *l4.Server
 	proxy      *proxy.Server
 	authority  *proxy.Authority
-	resetKey   [32]byte // of QUIC
+	issuance   *proxycerts.Manager
+	resolving  *dns01.Resolver // asks the DNS as an authority does
+	resetKey   [32]byte        // of QUIC
 	stickyKey  []byte
 	reconciler *reconcile.Reconciler
 	traffic    *telemetry.Traffic
@@ -69,6 +74,7 @@ type App struct {
 	routes     *routes.Service
 	settings   *settings.Service
 	backup     *backup.Service
+	certs      *certs.Service
 	api        *api.Server
 
 	web       listeners
@@ -249,10 +255,14 @@ func (a *App) buildPlanes(context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if err = a.buildIssuance(); err != nil {
+		return err
+	}
 	if a.proxy, err = proxy.New(proxy.Options{
 		ResetKey: a.resetKey, StickyKey: a.stickyKey,
 		Log: a.log.With("part", "proxy"), Dial: dial, DialAdmin: a.web.pipe.dial,
-		Certificate: a.authority.Certificate, HTTPSPort: portOf(a.web.https), Clients: a.clients(), Observe: observe, Country: a.openCountries(), Bots: a.bots,
+		Certificate: a.issuance.Certificate, Challenge: a.issuance.Challenge, ChallengeCertificate: a.issuance.ChallengeCertificate,
+		Serving: a.issuance.Serve, HTTPSPort: portOf(a.web.https), Clients: a.clients(), Observe: observe, Country: a.openCountries(), Bots: a.bots,
 		LastSeen: (&sightings{peers: func() []model.PeerStatus { return a.tunnel.Status().Peers }}).lastSeen,
 	}); err != nil {
 		return err
@@ -319,7 +329,7 @@ func (a *App) buildServices(context.Context) (err error) {
 		Blocked:   s.blockedPorts(a.ownPorts()...), MaxRange: s.L4MaxPortRange,
 		AdminHost: s.adminHosts[0], ZoneDomain: s.DNSDomain, Tunnel: s.WGSubnet,
 	})
-	return nil
+	return a.buildCertService()
 }
 
 // ensureAdmin makes the administrator at the first start. It comes late: the

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"crypto/x509"
 	"fmt"
 	"net"
 	"net/netip"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"gatecontrol/model"
+	"gatecontrol/proxy/certs"
 )
 
 // Options are everything that is decided before the store is open. Names and
@@ -29,7 +31,14 @@ type Options struct {
 	HTTPListen   string   `name:"http-listen" env:"GC_HTTP_LISTEN" placeholder:":80" help:"Plain web port; :8080 where binding :80 is not permitted."`
 	HTTPSListen  string   `name:"https-listen" env:"GC_HTTPS_LISTEN" placeholder:":443" help:"TLS web port; :8443 where binding :443 is not permitted."`
 	HTTP3        bool     `name:"http3" env:"GC_HTTP3" default:"true" negatable:"" help:"Serve HTTP/3 on the UDP port of the same number as the TLS web port."`
-	TLSIssuer    string   `name:"tls-issuer" env:"GC_TLS_ISSUER" default:"auto" enum:"auto,internal" help:"Who issues certificates: ${enum}."`
+	TLSIssuer    string   `name:"tls-issuer" env:"GC_TLS_ISSUER" default:"auto" enum:"auto,internal,acme" help:"Who issues certificates: public authorities for public names and the internal one for others (auto), the internal one alone, or acme for all names with a dot."`
+
+	ACMEEmail   string       `name:"acme-email" env:"GC_ACME_EMAIL,GC_CADDY_EMAIL" help:"E-mail address of the account at the authorities."`
+	ACMECA      []string     `name:"acme-ca" env:"GC_ACME_CA,GC_CADDY_ACME_CA" placeholder:"Let's Encrypt" help:"Directories of authorities that speak ACME, tried in this order."`
+	ACMECARoot  string       `name:"acme-ca-root" env:"GC_ACME_CA_ROOT" help:"PEM file with the root certificate of a private authority."`
+	ACMEStaging bool         `name:"acme-staging" env:"GC_ACME_STAGING" help:"Ask Let's Encrypt for certificates to try things out with, which nobody trusts."`
+	ACMEKeyID   string       `name:"acme-eab-key-id" env:"GC_ACME_EAB_KEY_ID" help:"Key id for authorities that want an account of their own."`
+	ACMEKey     model.Secret `name:"acme-eab-key" env:"GC_ACME_EAB_KEY" help:"The key for that, in base64url."`
 
 	TrustedProxies []netip.Prefix `name:"trusted-proxies" env:"GC_TRUSTED_PROXIES" help:"Networks whose X-Forwarded headers are believed."`
 
@@ -97,6 +106,8 @@ type checked struct {
 	allowedIPs []netip.Prefix
 	exit       model.Exit
 	wgKey      model.PrivateKey // zero: none brought
+	cas        []certs.CA       // that are asked, in their order
+	acmeRoots  *x509.CertPool   // nil: those of the system
 }
 
 // check names each impossible setting by its variable.
@@ -105,6 +116,7 @@ func (o Options) check() (*checked, error) {
 	var bad model.Invalids
 	s.checkNetwork(&bad)
 	s.checkAdmin(&bad)
+	s.checkIssuer(&bad)
 	for _, n := range []struct {
 		name     string
 		v        int64

@@ -97,6 +97,7 @@ func (a *App) serve(ctx context.Context) error {
 			t := a.tunnel.Status()
 			return t.Trouble, t.Peers
 		}),
+		telemetry.CertificateConditions(a.issuance.Troubled, a.now),
 	}
 	if a.countries != nil {
 		sources = append(sources, a.countryConditions)
@@ -116,7 +117,7 @@ func (a *App) serve(ctx context.Context) error {
 	loopCtx, stopLoops := context.WithCancel(context.WithoutCancel(ctx))
 	a.onStop("", func() error { stopLoops(); a.loops.Wait(); return nil })
 	for _, run := range []func(context.Context) error{
-		a.activity.Run, a.accounts.Run, a.peers.Run, a.reconciler.Run, a.traffic.Run, a.botCounts.Run, a.conditions.Run,
+		a.activity.Run, a.accounts.Run, a.peers.Run, a.reconciler.Run, a.traffic.Run, a.botCounts.Run, a.conditions.Run, a.issuance.Run,
 	} {
 		a.loop(func() error { return run(loopCtx) })
 	}
@@ -212,7 +213,7 @@ func (a *App) loop(f func() error) {
 func (a *App) apiOptions() api.Options {
 	s := a.options
 	return api.Options{
-		Log: a.log.With("part", "api"), Accounts: a.accounts, Peers: a.peers, Routes: a.routes, Settings: a.settings, Backup: a.backup, Events: a.activity,
+		Log: a.log.With("part", "api"), Accounts: a.accounts, Peers: a.peers, Routes: a.routes, Settings: a.settings, Backup: a.backup, Certs: a.certs, Events: a.activity,
 		WG: func() api.WG {
 			t := a.tunnel.Status()
 			return api.WG{Running: t.Running, PublicKey: t.PublicKey, ListenPort: t.ListenPort, Peers: t.Peers}

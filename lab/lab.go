@@ -53,6 +53,7 @@ func Options(t testing.TB) app.Options {
 	o.WGHost, o.WGPort = "127.0.0.1", 0
 	o.AdminPassword = model.Secret(Password)
 	o.RateLimitAPI, o.RateLimitLogin = 1_000_000, 1000
+	o.TLSIssuer = "internal"
 	o.DNSUpstreams = []string{"127.0.0.1:1"} // nobody: tests ask nothing outside
 	return o
 }

@@ -73,6 +73,7 @@ type CertStatus struct {
 	NextRenewal         time.Time // the next attempt; zero: none is needed
 	LastError, Advice   string    // of the last attempt, in plain words; empty if it was fine
 	Failures            int       // attempts in a row that failed
+	Expired             bool      // a public certificate is there, and is over
 }
 
 // Covers reports whether a certificate with the given names is good for host,

@@ -62,10 +62,13 @@ func (d *Data) fill(tx *store.Tx) error {
 	}); err != nil {
 		return err
 	}
-	return each(store.Settings.All(tx), func(s *store.Setting) error {
+	if err := each(store.Settings.All(tx), func(s *store.Setting) error {
 		d.Settings = append(d.Settings, Setting{s.Key, s.Value})
 		return nil
-	})
+	}); err != nil {
+		return err
+	}
+	return d.fillCertificates(tx)
 }
 
 func each[V any](seq iter.Seq2[*V, error], f func(*V) error) error {

@@ -30,6 +30,37 @@ type Data struct {
 	Settings       []Setting  `json:"settings"`
 	Webhooks       []struct{} `json:"webhooks"`
 	RouteAuth      []struct{} `json:"route_auth"`
+
+	// What GateControl has nothing for, and passes over.
+	Certificates     []Certificate `json:"certificates,omitempty"`
+	DNSZones         []DNSZone     `json:"dns_zones,omitempty"`
+	CertificateItems []CertItem    `json:"certificate_items,omitempty"`
+}
+
+// Certificate is one entry of certificates: one that was brought.
+type Certificate struct {
+	Names               []string     `json:"names"`
+	Certificate         string       `json:"certificate"` // PEM
+	PrivateKeyEncrypted model.Sealed `json:"private_key_encrypted"`
+	CreatedAt           string       `json:"created_at"`
+}
+
+// DNSZone is one entry of dns_zones.
+type DNSZone struct {
+	Zone             string            `json:"zone"`
+	Provider         string            `json:"provider"`
+	Settings         map[string]string `json:"settings"`
+	SecretsEncrypted model.Sealed      `json:"secrets_encrypted"`
+	Wildcard         bit               `json:"wildcard"`
+	UpdatedAt        string            `json:"updated_at"`
+}
+
+// CertItem is one entry of certificate_items: an account at an authority, or a part
+// of a certificate that the server got by itself.
+type CertItem struct {
+	Key            string       `json:"key"`
+	ValueEncrypted model.Sealed `json:"value_encrypted"`
+	ModifiedAt     string       `json:"modified_at"`
 }
 
 // bit is a bool that is 0 or 1 in the file.

@@ -17,15 +17,16 @@ import (
 
 	"crypto/tls"
 
-	"github.com/mholt/acmez/v3/acme"
+	protocol "github.com/mholt/acmez/v3/acme"
 
+	"gatecontrol/lab/acme"
 	"gatecontrol/model"
 )
 
 // only leaves one challenge.
 func only(kind string) func(*Options, *times) {
 	return func(_ *Options, tm *times) {
-		for _, k := range []string{acme.ChallengeTypeHTTP01, acme.ChallengeTypeTLSALPN01} {
+		for _, k := range []string{protocol.ChallengeTypeHTTP01, protocol.ChallengeTypeTLSALPN01} {
 			if k != kind {
 				tm.without = append(tm.without, k)
 			}
@@ -34,7 +35,7 @@ func only(kind string) func(*Options, *times) {
 }
 
 func TestIssuance(t *testing.T) {
-	for _, kind := range []string{acme.ChallengeTypeHTTP01, acme.ChallengeTypeTLSALPN01} {
+	for _, kind := range []string{protocol.ChallengeTypeHTTP01, protocol.ChallengeTypeTLSALPN01} {
 		t.Run(kind, func(t *testing.T) {
 			r := newRig(t, setup{tune: only(kind)})
 			r.serve("app.example.com", "nas.lan")
@@ -50,7 +51,7 @@ func TestIssuance(t *testing.T) {
 			if st := r.status("nas.lan"); st.State != model.CertInternal {
 				t.Errorf("%+v", st)
 			}
-			if n := r.pebble.orders.Load(); n != 1 {
+			if n := r.pebble.Orders.Load(); n != 1 {
 				t.Errorf("%d orders", n)
 			}
 			if len(r.m.tokens.plain)+len(r.m.tokens.certs) != 0 {
@@ -64,9 +65,9 @@ func TestIssuance(t *testing.T) {
 // zone, and nobody reaches this server for it.
 func TestWildcard(t *testing.T) {
 	r := newRig(t, setup{tune: func(_ *Options, tm *times) {
-		tm.without = []string{acme.ChallengeTypeHTTP01, acme.ChallengeTypeTLSALPN01}
+		tm.without = []string{protocol.ChallengeTypeHTTP01, protocol.ChallengeTypeTLSALPN01}
 	}})
-	r.m.SetZones([]Zone{{Zone: "example.com", Provider: r.zone.provider(t, tsigSecret), Check: true, Wildcard: true}})
+	r.m.Set(nil, []Zone{{Zone: "example.com", Provider: r.provider(acme.Secret), Check: true, Wildcard: true}})
 	hosts := []string{"a.example.com", "b.example.com", "example.com", "x.c.example.com"}
 	r.serve(hosts...)
 	for _, host := range hosts {
@@ -75,35 +76,29 @@ func TestWildcard(t *testing.T) {
 	if a, b := r.shown("a.example.com"), r.shown("b.example.com"); !a.Equal(b) || a.DNSNames[0] != "*.example.com" {
 		t.Errorf("%q and %q", a.DNSNames, b.DNSNames)
 	}
-	if n := r.pebble.orders.Load(); n != 3 { // the wildcard, the zone itself and the name that is too deep
+	if n := r.pebble.Orders.Load(); n != 3 { // the wildcard, the zone itself and the name that is too deep
 		t.Errorf("%d orders", n)
 	}
 	if st := r.status("b.example.com"); st.Subject != "*.example.com" || st.State != model.CertValid {
 		t.Errorf("%+v", st)
 	}
-	r.zone.mu.Lock()
-	defer r.zone.mu.Unlock()
-	if r.zone.updates < 6 || r.zone.refused != 0 {
-		t.Errorf("%d updates, %d refused", r.zone.updates, r.zone.refused)
-	}
-	for name, values := range r.zone.txt {
-		if len(values) > 0 {
-			t.Errorf("%s still has %q", name, values)
-		}
+	taken, refused, left := r.zone.Updates()
+	if taken < 6 || refused != 0 || len(left) != 0 {
+		t.Errorf("%d updates, %d refused, left are %q", taken, refused, left)
 	}
 }
 
 // TestZoneRefuses: what the server of a zone says is told, with what to do.
 func TestZoneRefuses(t *testing.T) {
-	r := newRig(t, setup{})
-	bad := r.zone.provider(t, "d3Jvbmc=")
-	r.m.SetZones([]Zone{{Zone: "example.com", Provider: bad}})
+	r := newRig(t, setup{tune: func(_ *Options, tm *times) { tm.first, tm.most = time.Hour, time.Hour }})
+	bad := r.provider("d3Jvbmc=")
+	r.m.Set(nil, []Zone{{Zone: "example.com", Provider: bad}})
 	r.serve("a.example.com")
 	r.waitFor("a failure", func() bool { return r.status("a.example.com").State == model.CertFailed })
 	if st := r.status("a.example.com"); !strings.Contains(st.LastError, "example.com") || !strings.Contains(st.Advice, "credentials") {
 		t.Errorf("%+v", st)
 	}
-	r.m.SetZones([]Zone{{Zone: "example.com", Provider: r.zone.provider(t, tsigSecret), Check: true}})
+	r.m.Set(nil, []Zone{{Zone: "example.com", Provider: r.provider(acme.Secret), Check: true}})
 	r.waitFor("a certificate", func() bool { return r.isBy("a.example.com", r.pebble) })
 }
 
@@ -121,16 +116,10 @@ func TestRenewal(t *testing.T) {
 		t.Error("the new one is no good")
 	}
 	// The second order says which certificate it replaces (RFC 9773, section 5).
-	raw, ok := r.pebble.bodies.Load(r.pebble.orders.Load())
-	if !ok || !strings.Contains(payload(t, raw.(string)), `"replaces"`) {
+	if !strings.Contains(payload(t, r.pebble.LastOrder()), `"replaces"`) {
 		t.Error("the order does not say what it replaces")
 	}
-	asked := false
-	r.pebble.paths.Range(func(p, _ any) bool {
-		asked = asked || strings.HasPrefix(p.(string), "/draft-ietf-acme-ari-03/renewalInfo")
-		return true
-	})
-	if !asked {
+	if !r.pebble.Asked("/draft-ietf-acme-ari-03/renewalInfo") {
 		t.Error("the authority was not asked when to renew")
 	}
 }
@@ -154,7 +143,7 @@ func TestAuthorityFailsAndReturns(t *testing.T) {
 	r := newRig(t, setup{})
 	r.serve("good.example.com")
 	r.waitFor("a certificate", func() bool { return r.isBy("good.example.com", r.pebble) })
-	r.pebble.interfere(down)
+	r.pebble.Interfere(acme.Down)
 	r.serve("good.example.com", "app.example.com")
 	r.waitFor("three failures", func() bool { return r.status("app.example.com").Failures >= 3 })
 	st := r.status("app.example.com")
@@ -164,7 +153,7 @@ func TestAuthorityFailsAndReturns(t *testing.T) {
 	if r.shown("app.example.com").VerifyHostname("app.example.com") != nil || !r.isBy("good.example.com", r.pebble) {
 		t.Error("handshakes suffer")
 	}
-	r.pebble.interfere(nil)
+	r.pebble.Interfere(nil)
 	r.waitFor("a certificate", func() bool { return r.isBy("app.example.com", r.pebble) })
 	if st := r.status("app.example.com"); st.State != model.CertValid || st.LastError != "" || st.Failures != 0 {
 		t.Errorf("%+v", st)
@@ -174,21 +163,21 @@ func TestAuthorityFailsAndReturns(t *testing.T) {
 // TestSecondAuthority: where the first fails, the second is asked in the same
 // attempt; the next renewal begins with the first again.
 func TestSecondAuthority(t *testing.T) {
-	var second *pebble
 	r := newRig(t, setup{})
-	second = newPebble(t, "second", port(r.plain), port(r.tls), r.zone.addr, 90*24*time.Hour, nil)
+	second := acme.New(t, acme.Options{Name: "second", Resolver: r.zone.Addr})
+	second.Check(port(r.plain), port(r.tls))
 	both := setup{tune: func(o *Options, _ *times) {
-		o.CAs = append(o.CAs, second.ca)
+		o.CAs = append(o.CAs, CA{Directory: second.Directory, Name: "second"})
 		o.Roots.AddCert(second.Certificate())
 	}}
 	r.restart(both)
-	r.pebble.interfere(down)
+	r.pebble.Interfere(acme.Down)
 	r.serve("app.example.com")
 	r.waitFor("a certificate of the second", func() bool { return r.isBy("app.example.com", second) })
 	if st := r.status("app.example.com"); st.State != model.CertValid {
 		t.Errorf("%+v", st)
 	}
-	r.pebble.interfere(nil)
+	r.pebble.Interfere(nil)
 	r.waitIdle("app.example.com")
 	if err := r.m.Renew("app.example.com"); err != nil {
 		t.Fatal(err)
@@ -207,8 +196,8 @@ func TestSecondAuthority(t *testing.T) {
 func TestRateLimit(t *testing.T) {
 	r := newRig(t, setup{})
 	var asked atomic.Int32
-	r.pebble.interfere(func(w http.ResponseWriter, q *http.Request) bool {
-		if q.URL.Path != "/order-plz" {
+	r.pebble.Interfere(func(w http.ResponseWriter, q *http.Request) bool {
+		if q.URL.Path != acme.OrderPath {
 			return false
 		}
 		asked.Add(1)
@@ -253,7 +242,7 @@ func TestRestart(t *testing.T) {
 		t.Error("the first handshake after a restart shows another certificate")
 	}
 	r.waitIdle("app.example.com")
-	if n := r.pebble.orders.Load(); n != 1 {
+	if n := r.pebble.Orders.Load(); n != 1 {
 		t.Errorf("%d orders", n)
 	}
 	if keys := r.items("accounts/"); len(keys) != 1 {
@@ -262,7 +251,7 @@ func TestRestart(t *testing.T) {
 	// A name that goes and comes back has its certificate at once.
 	r.serve()
 	r.serve("app.example.com")
-	if !r.shown("app.example.com").Equal(first) || r.pebble.orders.Load() != 1 {
+	if !r.shown("app.example.com").Equal(first) || r.pebble.Orders.Load() != 1 {
 		t.Error("a name that came back has another certificate")
 	}
 }
@@ -324,8 +313,8 @@ func TestStrangers(t *testing.T) {
 	if after := r.items(""); !slices.Equal(after, before) {
 		t.Errorf("the store has %d items, had %d", len(after), len(before))
 	}
-	if r.pebble.orders.Load() != 1 {
-		t.Errorf("%d orders", r.pebble.orders.Load())
+	if r.pebble.Orders.Load() != 1 {
+		t.Errorf("%d orders", r.pebble.Orders.Load())
 	}
 	r.m.store.mu.Lock()
 	locks := len(r.m.store.locks)
@@ -343,8 +332,8 @@ func TestGoneWhileRunning(t *testing.T) {
 	r := newRig(t, setup{})
 	reached := make(chan struct{}, 100)
 	release := make(chan struct{})
-	r.pebble.interfere(func(_ http.ResponseWriter, q *http.Request) bool {
-		if q.URL.Path == "/order-plz" {
+	r.pebble.Interfere(func(_ http.ResponseWriter, q *http.Request) bool {
+		if q.URL.Path == acme.OrderPath {
 			reached <- struct{}{}
 			select {
 			case <-release:

@@ -180,11 +180,18 @@ func (m *Manager) ChallengeCertificate(name string) *tls.Certificate { return m.
 // Serve tells which names are served, normalised. The list is not changed any more.
 func (m *Manager) Serve(names []string) { m.change(func() { m.names = names }) }
 
-// SetUploads replaces the certificates that were brought.
-func (m *Manager) SetUploads(list []Upload) { m.change(func() { m.uploads = list }) }
-
-// SetZones replaces the zones.
-func (m *Manager) SetZones(list []Zone) { m.change(func() { m.zones = list }) }
+// Set replaces the certificates that were brought, and the zones. What failed in a
+// zone is tried again at once: it may have been set right.
+func (m *Manager) Set(uploads []Upload, zones []Zone) {
+	m.change(func() {
+		for _, s := range m.subjects {
+			if s.Failures > 0 && (zoneOf(m.zones, s.name) != nil || zoneOf(zones, s.name) != nil) {
+				s.Retry, s.next = time.Time{}, time.Time{}
+			}
+		}
+		m.uploads, m.zones = uploads, zones
+	})
+}
 
 // change does f and works out anew who shows what.
 func (m *Manager) change(f func()) {

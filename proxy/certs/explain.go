@@ -57,6 +57,9 @@ func explainOne(err error) (text, advice string, own bool) {
 	case errors.As(err, &dns), errors.As(err, &op):
 		return "the authority cannot be reached: " + clean(err.Error()), "Check that this server reaches the internet, and GC_ACME_CA if it is set. " + again, false
 	}
+	if strings.Contains(err.Error(), ": HTTP 5") { // without words in the form of the protocol
+		return "the authority has a fault: " + strings.TrimRight(clean(err.Error()), ": "), again, false
+	}
 	return clean(err.Error()), again, false
 }
 

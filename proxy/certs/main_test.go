@@ -11,13 +11,13 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
-	"os"
 	"sync"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 
+	"gatecontrol/lab/acme"
 	"gatecontrol/model"
 	"gatecontrol/proxy"
 	"gatecontrol/proxy/dns01"
@@ -25,14 +25,7 @@ import (
 	"gatecontrol/store/storetest"
 )
 
-func TestMain(m *testing.M) {
-	_ = os.Setenv("PEBBLE_VA_NOSLEEP", "1")
-	_ = os.Setenv("PEBBLE_WFE_NONCEREJECT", "15") // as real ones do now and then
-	goleak.VerifyTestMain(m,
-		// pebble has no end.
-		goleak.IgnoreAnyFunction("github.com/letsencrypt/pebble/v2/va.VAImpl.processTasks"),
-	)
-}
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction(acme.VALoop)) }
 
 var discard = slog.New(slog.DiscardHandler)
 
@@ -40,8 +33,8 @@ var discard = slog.New(slog.DiscardHandler)
 type rig struct {
 	t          testing.TB
 	db         *store.DB
-	zone       *zoneServer
-	pebble     *pebble
+	zone       *acme.Zone
+	pebble     *acme.Authority
 	m          *Manager
 	srv        *proxy.Server
 	authority  *proxy.Authority
@@ -60,10 +53,7 @@ type setup struct {
 // newRig starts everything; the Manager runs.
 func newRig(t testing.TB, s setup) *rig {
 	t.Helper()
-	if s.life == 0 {
-		s.life = 90 * 24 * time.Hour
-	}
-	r := &rig{t: t, db: storetest.Open(t), zone: newZoneServer(t), log: discard}
+	r := &rig{t: t, db: storetest.Open(t), zone: acme.NewZone(t), log: discard}
 	if testing.Verbose() {
 		r.log = slog.New(slog.NewTextHandler(t.Output(), nil))
 	}
@@ -78,7 +68,8 @@ func newRig(t testing.TB, s setup) *rig {
 	t.Cleanup(backend.Close)
 	r.target = netip.MustParseAddrPort(backend.Listener.Addr().String())
 	r.listen("127.0.0.1:0", "127.0.0.1:0")
-	r.pebble = newPebble(t, "first", port(r.plain), port(r.tls), r.zone.addr, s.life, s.eab)
+	r.pebble = acme.New(t, acme.Options{Name: "first", Resolver: r.zone.Addr, Life: s.life, EAB: s.eab})
+	r.pebble.Check(port(r.plain), port(r.tls))
 	r.start(s)
 	t.Cleanup(func() { r.close() })
 	return r
@@ -102,8 +93,8 @@ func (r *rig) options() Options {
 	roots.AddCert(r.pebble.Certificate())
 	return Options{
 		Log: r.log, Storage: r.db.Blobs(), Internal: r.authority.Certificate,
-		CAs: []CA{r.pebble.ca}, Email: "admin@gate.example", Roots: roots,
-		Resolver: &dns01.Resolver{Servers: []string{r.zone.addr}},
+		CAs: []CA{{Directory: r.pebble.Directory, Name: "first"}}, Email: "admin@gate.example", Roots: roots,
+		Resolver: &dns01.Resolver{Servers: []string{r.zone.Addr}},
 	}
 }
 
@@ -177,9 +168,9 @@ func (r *rig) shown(host string) *x509.Certificate {
 }
 
 // isBy reports whether host shows a certificate that is good for it, of p.
-func (r *rig) isBy(host string, p *pebble) bool {
+func (r *rig) isBy(host string, p *acme.Authority) bool {
 	r.t.Helper()
-	c, err := tls.Dial("tcp", r.tls.Addr().String(), &tls.Config{ServerName: host, RootCAs: p.roots})
+	c, err := tls.Dial("tcp", r.tls.Addr().String(), &tls.Config{ServerName: host, RootCAs: p.Roots})
 	if err != nil {
 		return false
 	}
@@ -227,4 +218,18 @@ func (r *rig) waitIdle(name string) {
 		s := r.m.subjects[name]
 		return s != nil && !s.running && s.next.After(time.Now().Add(time.Second))
 	})
+}
+
+// provider changes the zone; with another secret than the server's it is refused.
+func (r *rig) provider(secret string) dns01.Provider {
+	r.t.Helper()
+	settings := map[string]string{"server": r.zone.Addr, "key_name": acme.KeyName, "key_secret": secret}
+	if err := model.CheckDNSSettings(model.DNSRFC2136, settings); err != nil {
+		r.t.Fatal(err)
+	}
+	p, err := dns01.New(model.DNSRFC2136, settings)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return p
 }

@@ -29,6 +29,39 @@ func (m *Manager) Status() []model.CertStatus {
 	return list
 }
 
+// lateUpload is how long before its end one that was brought is in trouble: nobody
+// but a person renews it.
+const lateUpload = 14 * 24 * time.Hour
+
+// Troubled is the part of Status that somebody should know of: what could not be
+// had or renewed, has expired, or is about to and was brought.
+func (m *Manager) Troubled() []model.CertStatus {
+	now := time.Now()
+	m.mu.Lock()
+	names := m.names
+	m.mu.Unlock()
+	table := *m.table.Load()
+	var list []model.CertStatus
+	for _, name := range names {
+		e := table[name]
+		bad := false
+		switch {
+		case e == nil:
+		case e.upload != nil:
+			bad = now.Add(lateUpload).After(e.upload.Leaf.NotAfter)
+		case e.subject != nil:
+			cert := e.subject.certificate(m)
+			m.mu.Lock()
+			bad = e.subject.Failures > 0 || cert != nil && now.After(cert.Leaf.NotAfter)
+			m.mu.Unlock()
+		}
+		if bad {
+			list = append(list, m.status(name, e))
+		}
+	}
+	return list
+}
+
 func (m *Manager) status(name string, e *entry) model.CertStatus {
 	st := model.CertStatus{Name: name, Subject: name, State: model.CertInternal}
 	var leaf *x509.Certificate
@@ -51,6 +84,8 @@ func (m *Manager) status(name string, e *entry) model.CertStatus {
 			st.NextRenewal = m.nextAttemptLocked(s)
 			if st.Issuer = issuerName(leaf); time.Now().Before(leaf.NotAfter) {
 				st.State = model.CertValid
+			} else {
+				st.State, st.Expired = model.CertFailed, true
 			}
 		}
 		m.mu.Unlock()

@@ -126,7 +126,7 @@ func (s dnsSolver) Wait(ctx context.Context, c acme.Challenge) error {
 	if !s.zone.Check {
 		return nil
 	}
-	if err := s.resolver.WaitFor(ctx, s.record(c)); err != nil {
+	if err := s.resolver.WaitFor(ctx, s.zone.Provider, s.record(c)); err != nil {
 		return &dnsError{s.zone.Zone, err}
 	}
 	return nil

@@ -210,7 +210,7 @@ func TestPolicy(t *testing.T) {
 		}
 	}
 	m := manager(t, Options{CAs: ca})
-	m.SetZones([]Zone{{Zone: "example.com", Wildcard: true}, {Zone: "sub.example.com"}})
+	m.Set(nil, []Zone{{Zone: "example.com", Wildcard: true}, {Zone: "sub.example.com"}})
 	for host, want := range map[string]string{
 		"a.example.com": "*.example.com", "example.com": "example.com", "a.b.example.com": "a.b.example.com",
 		"a.sub.example.com": "a.sub.example.com", "sub.example.com": "sub.example.com", "other.org": "other.org", "xexample.com": "xexample.com",

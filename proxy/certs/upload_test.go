@@ -36,7 +36,7 @@ func brought(t testing.TB, life time.Duration, names ...string) Upload {
 func TestUploads(t *testing.T) {
 	r := newRig(t, setup{})
 	wild, exact, longer := brought(t, time.Hour, "*.example.com"), brought(t, 2*time.Second, "a.example.com"), brought(t, 2*time.Hour, "*.example.com", "example.com")
-	r.m.SetUploads([]Upload{wild, exact, longer})
+	r.m.Set([]Upload{wild, exact, longer}, nil)
 	r.serve("a.example.com", "b.example.com", "x.b.example.com", "nas.lan")
 	shows := func(host string, u Upload) bool { return r.shown(host).Equal(u.Cert.Leaf) }
 	if !shows("a.example.com", exact) || !shows("b.example.com", longer) {
@@ -46,13 +46,13 @@ func TestUploads(t *testing.T) {
 		t.Errorf("%+v", st)
 	}
 	r.waitFor("one for the name that is too deep", func() bool { return r.isBy("x.b.example.com", r.pebble) })
-	if n := r.pebble.orders.Load(); n != 1 {
+	if n := r.pebble.Orders.Load(); n != 1 {
 		t.Errorf("%d orders", n)
 	}
 	if err := r.m.Renew("b.example.com"); err == nil {
 		t.Error("what was brought is renewed")
 	}
 	r.waitFor("the wildcard once the exact one is over", func() bool { return shows("a.example.com", longer) })
-	r.m.SetUploads(nil)
+	r.m.Set(nil, nil)
 	r.waitFor("one of the authority", func() bool { return r.isBy("a.example.com", r.pebble) && r.isBy("b.example.com", r.pebble) })
 }

@@ -164,11 +164,11 @@ func (c CAA) Allows(name string, identities []string) bool {
 	return slices.ContainsFunc(identities, func(id string) bool { return slices.Contains(list, id) })
 }
 
-// WaitFor waits until all servers of the zone answer with the record.
-func (r *Resolver) WaitFor(ctx context.Context, rec Record) error {
+// WaitFor waits until all servers of the zone answer with the record that p added.
+func (r *Resolver) WaitFor(ctx context.Context, p Provider, rec Record) error {
 	ctx, cancel := context.WithTimeout(ctx, visibleTime)
 	defer cancel()
-	servers := r.authoritative(ctx, rec.Zone)
+	servers := r.authoritative(ctx, p, rec.Zone)
 	for {
 		missing := slices.DeleteFunc(slices.Clone(servers), func(server string) bool { return r.has(ctx, server, rec) })
 		if len(servers) > 0 && len(missing) == 0 {
@@ -193,12 +193,16 @@ func (r *Resolver) has(ctx context.Context, server string, rec Record) bool {
 	})
 }
 
-// authoritative lists the servers of a zone; the resolvers, if it has none that
-// can be found, as behind a firewall.
-func (r *Resolver) authoritative(ctx context.Context, zone string) []string {
+// authoritative lists the servers of a zone. If it has none that can be found, as
+// behind a firewall, that is the one that was told of the record, or the resolvers.
+func (r *Resolver) authoritative(ctx context.Context, p Provider, zone string) []string {
+	unknown := r.servers()
+	if u, ok := p.(*updater); ok {
+		unknown = []string{u.server}
+	}
 	answer, err := r.ask(ctx, r.servers(), zone, dns.TypeNS)
 	if err != nil {
-		return r.servers()
+		return unknown
 	}
 	var list []string
 	for _, rr := range answer.Answer {
@@ -215,7 +219,7 @@ func (r *Resolver) authoritative(ctx context.Context, zone string) []string {
 		list = append(list, netip.AddrPortFrom(addrs[0], 53).String())
 	}
 	if len(list) == 0 {
-		return r.servers()
+		return unknown
 	}
 	return list
 }
