@@ -226,7 +226,7 @@ func (c *h3Conn) acceptUni() {
 // readUni reads a unidirectional stream to its end. It returns the code that the
 // connection ends with, 0 if it goes on.
 func (c *h3Conn) readUni(str *quic.ReceiveStream) quic.ApplicationErrorCode {
-	in := source{r: str}
+	in := source{r: str, buf: make([]byte, uniBuffer)}
 	kind, err := readVarint(&in)
 	if err != nil {
 		return 0 // it may end before it has said what it is (RFC 9114, section 6.2)

@@ -32,6 +32,10 @@ const (
 )
 
 const (
+	// uniBuffer is the buffer of a unidirectional stream, which lives as long as the
+	// connection and on which little happens.
+	uniBuffer = 256
+
 	// maxSettings bounds a SETTINGS frame; clients send a dozen.
 	maxSettings = 1 << 10
 	// maxSettingsCount bounds its settings, whose repetition is looked for.
