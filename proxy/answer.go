@@ -215,14 +215,18 @@ func (r *headReader) read(h *fasthttp.ResponseHeader, head []byte) error {
 	return nil
 }
 
-// setTrailers gives the announced ones of the field lines behind a body to h,
-// which sends them after the last chunk.
-func setTrailers(h *fasthttp.ResponseHeader, lines []byte) {
+// setTrailers gives the field lines behind a body to h, which sends them after the
+// last chunk: the announced ones, or all where nobody needs to have them announced.
+func setTrailers(h *fasthttp.ResponseHeader, lines []byte, all bool) {
 	for len(lines) > 0 {
 		var line []byte
 		line, lines = cutLine(lines)
 		name, value, ok := cutField(line)
 		if !ok {
+			continue
+		}
+		if all && h.AddTrailerBytes(name) == nil {
+			h.AddBytesKV(name, value)
 			continue
 		}
 		for announced := range h.Trailers() {

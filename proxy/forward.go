@@ -131,7 +131,13 @@ func (s *Server) forward(ctx *fasthttp.RequestCtx, cl client, snap *snapshot, r 
 func (ex *exchange) attempt(head bool) error {
 	q := &ex.request
 	for fresh := q.upgrade != nil; ; fresh = true {
-		bc, err := ex.up.pool.get(fresh, !q.replayable)
+		var bc *backendConn
+		var err error
+		if q.grpc && !ex.route.admin {
+			bc, err = ex.up.pool.getGRPC()
+		} else {
+			bc, err = ex.up.pool.get(fresh, !q.replayable)
+		}
 		if err != nil {
 			return err
 		}

@@ -26,12 +26,13 @@ type request struct {
 	connection []byte // what Connection names
 	upgrade    []byte // the one protocol the client wants to change to
 	trailers   bool   // TE: trailers
-	chunked    bool   // the body has no length
-	strip      int    // bytes at the start of the target that stay here
-	length     int64  // of the body; unknownLength if it has none
-	idempotent bool   // says the same when said twice (RFC 9110, section 9.2.2)
-	replayable bool   // idempotent, and all of it is at hand to be sent again
-	bound      bool   // its login may be good for the connection that it goes on
+	grpc       bool
+	chunked    bool  // the body has no length
+	strip      int   // bytes at the start of the target that stay here
+	length     int64 // of the body; unknownLength if it has none
+	idempotent bool  // says the same when said twice (RFC 9110, section 9.2.2)
+	replayable bool  // idempotent, and all of it is at hand to be sent again
+	bound      bool  // its login may be good for the connection that it goes on
 }
 
 // read collects the fields of a request in the order in which they came.
@@ -50,6 +51,8 @@ func (q *request) read(ctx *fasthttp.RequestCtx) {
 			upgrades++
 		case teField:
 			q.trailers = q.trailers || listHas(value, "trailers")
+		case contentField:
+			q.grpc = q.grpc || equalFold(name, "content-type") && isGRPC(value)
 		case authField:
 			if v != nil && v.authorized {
 				continue // it was for us
@@ -58,6 +61,7 @@ func (q *request) read(ctx *fasthttp.RequestCtx) {
 		}
 		q.fields = append(q.fields, f)
 	}
+	q.grpc = q.grpc && q.trailers // which gRPC cannot do without
 	body := ctx.Request.IsBodyStream()
 	if body {
 		q.length = int64(max(ctx.Request.Header.ContentLength(), unknownLength))

@@ -96,6 +96,9 @@ type Server struct {
 	quic   *tls.Config // the same policy for HTTP/3
 	qpack  *qpack.Decoder
 	dialer tlsDialer
+	// Of HTTP/2 to backends, for gRPC.
+	dialer2     tlsDialer
+	multiplexer *http2.Transport
 
 	snapshot atomic.Pointer[snapshot]
 	census   census
@@ -198,7 +201,11 @@ func New(opts Options) (*Server, error) {
 	if s.opts.ResetKey == ([32]byte{}) {
 		_, _ = rand.Read(s.opts.ResetKey[:]) // never fails
 	}
-	s.dialer = newTLSDialer()
+	s.dialer, s.dialer2 = newTLSDialer("http/1.1"), newTLSDialer(http2.NextProtoTLS)
+	var err error
+	if s.multiplexer, err = newMultiplexer(&s.limits); err != nil {
+		return nil, err
+	}
 	s.snapshot.Store(&snapshot{})
 	return s, nil
 }

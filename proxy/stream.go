@@ -60,7 +60,7 @@ func (st *answerStream) Read(p []byte) (int, error) {
 	n, err := st.bc.body.Read(p)
 	switch st.visit.record.Size += int64(n); {
 	case err == io.EOF:
-		setTrailers(st.header, st.bc.body.Trailer())
+		setTrailers(st.header, st.bc.body.Trailer(), st.client.Version() >= version2)
 	case err != nil && !st.left.Load():
 		st.visit.record.Cut = model.CutByBackend
 	}

@@ -131,11 +131,11 @@ func (c *conn) handshake() bool {
 // tlsDialer speaks TLS to backends.
 type tlsDialer struct{ config *tls.Config }
 
-func newTLSDialer() tlsDialer {
+func newTLSDialer(proto string) tlsDialer {
 	return tlsDialer{&tls.Config{
 		MinVersion:         tls.VersionTLS12,
 		InsecureSkipVerify: true, // see Target.TLS
-		NextProtos:         []string{"http/1.1"},
+		NextProtos:         []string{proto},
 		ClientSessionCache: tls.NewLRUClientSessionCache(256),
 	}}
 }

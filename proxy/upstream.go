@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"golang.org/x/net/http2"
 )
 
 // poolKey is what backend connections are alike in. The zero key is the admin API.
@@ -28,7 +30,8 @@ type pool struct {
 	mu     sync.Mutex
 	idle   []*backendConn // the last one was used last
 	closed bool
-	sweep  *time.Timer // set while something may idle
+	sweep  *time.Timer         // set while something may idle
+	multi  []*http2.ClientConn // for gRPC
 	failed failureLog
 	rest   atomic.Int64 // until when balance passes the target by; 0: it is well
 }
@@ -140,14 +143,15 @@ func (p *pool) expire() {
 // close ends the pool: unused connections now, those in use when they come back.
 func (p *pool) close() {
 	p.mu.Lock()
-	idle := p.idle
-	p.idle, p.closed = nil, true
+	idle, multi := p.idle, p.multi
+	p.idle, p.multi, p.closed = nil, nil, true
 	if p.sweep != nil {
 		p.sweep.Stop()
 		p.sweep = nil
 	}
 	p.mu.Unlock()
 	closeConns(idle)
+	closeMultiplexed(multi)
 }
 
 func closeConns(all []*backendConn) {
@@ -160,9 +164,20 @@ func closeConns(all []*backendConn) {
 // reason.
 var errUnreachable = errors.New("cannot connect")
 
-// dial opens a connection, within the dial limit for the backend and, where it
-// has one, as much again for the TLS handshake.
+// dial opens a connection for exchanges.
 func (p *pool) dial() (*backendConn, error) {
+	bc, err := p.connect(p.srv.dialer)
+	if err != nil {
+		return nil, err
+	}
+	bc.in.r = (*backendInput)(bc)
+	p.srv.opened(bc)
+	return bc, nil
+}
+
+// connect opens a connection, within the dial limit for the backend and, where it
+// has one, as much again for the TLS handshake, which d makes.
+func (p *pool) connect(d tlsDialer) (*backendConn, error) {
 	s := p.srv
 	ctx, cancel := context.WithTimeout(context.Background(), s.limits.dial)
 	defer cancel()
@@ -186,7 +201,7 @@ func (p *pool) dial() (*backendConn, error) {
 	if p.key.tls {
 		ctx, cancel := context.WithTimeout(context.Background(), s.limits.dial)
 		defer cancel()
-		if bc.Conn, err = s.dialer.wrap(ctx, bc.Conn, p.key.name); err != nil {
+		if bc.Conn, err = d.wrap(ctx, bc.Conn, p.key.name); err != nil {
 			p.ail()
 			return nil, fmt.Errorf("%w: %w", errUnreachable, err)
 		}
@@ -194,8 +209,6 @@ func (p *pool) dial() (*backendConn, error) {
 	if p.rest.Load() != 0 {
 		p.rest.Store(0)
 	}
-	bc.in.r = (*backendInput)(bc)
-	s.opened(bc)
 	return bc, nil
 }
 

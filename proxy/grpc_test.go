@@ -1,0 +1,195 @@
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	pb "google.golang.org/grpc/interop/grpc_testing"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+)
+
+// grpcService is a backend that speaks HTTP/2 alone.
+type grpcService struct {
+	pb.UnimplementedTestServiceServer
+	gone chan struct{} // closed when a stream of which nothing is asked ends
+}
+
+func (s *grpcService) UnaryCall(ctx context.Context, r *pb.SimpleRequest) (*pb.SimpleResponse, error) {
+	md, _ := metadata.FromIncomingContext(ctx)
+	_ = grpc.SetHeader(ctx, metadata.Pairs("x-first", strings.Join(md["x-forwarded-for"], ",")))
+	_ = grpc.SetTrailer(ctx, metadata.Pairs("x-last", strings.Join(md["x-asked"], ","), "x-data-bin", "\x00\xff"))
+	if s := r.ResponseStatus; s != nil {
+		return nil, status.Error(codes.Code(s.Code), s.Message)
+	}
+	return &pb.SimpleResponse{Payload: &pb.Payload{Body: make([]byte, r.ResponseSize)}}, nil
+}
+
+func (s *grpcService) FullDuplexCall(st pb.TestService_FullDuplexCallServer) error {
+	for {
+		r, err := st.Recv()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if len(r.ResponseParameters) == 0 {
+			<-st.Context().Done()
+			close(s.gone)
+			return nil
+		}
+		if err := st.Send(&pb.StreamingOutputCallResponse{Payload: r.Payload}); err != nil {
+			return err
+		}
+	}
+}
+
+// TestGRPC calls a gRPC service through the proxy, plain and over TLS, with a client
+// that knows nothing of it.
+func TestGRPC(t *testing.T) {
+	for _, secure := range []bool{false, true} {
+		t.Run(fmt.Sprintf("tls %v", secure), func(t *testing.T) {
+			svc := &grpcService{gone: make(chan struct{})}
+			var opts []grpc.ServerOption
+			if secure {
+				cert, err := testAuthority().Certificate("backend.test")
+				if err != nil {
+					t.Fatal(err)
+				}
+				opts = append(opts, grpc.Creds(credentials.NewServerTLSFromCert(cert)))
+			}
+			gs := grpc.NewServer(opts...)
+			pb.RegisterTestServiceServer(gs, svc)
+			ln, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			served := make(chan struct{})
+			go func() {
+				defer close(served)
+				_ = gs.Serve(ln)
+			}()
+			t.Cleanup(func() {
+				gs.Stop()
+				<-served
+			})
+			cfg := site(netip.MustParseAddrPort(ln.Addr().String()))
+			cfg.Routes[0].Target.TLS = secure
+			r := newRig(t, cfg, func(_ *Options, l *limits) { l.patience = 20 * time.Millisecond })
+			trust := r.trust()
+			trust.ServerName = "app.test"
+			cc, err := grpc.NewClient("passthrough:///app.test", grpc.WithTransportCredentials(credentials.NewTLS(trust)),
+				grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+					return new(net.Dialer).DialContext(ctx, "tcp", r.tls)
+				}))
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { cc.Close() })
+			callGRPC(t, svc, pb.NewTestServiceClient(cc))
+		})
+	}
+}
+
+func callGRPC(t *testing.T, svc *grpcService, client pb.TestServiceClient) {
+	ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(context.Background(), "x-asked", "me"), 20*time.Second)
+	defer cancel()
+	var header, trailer metadata.MD
+
+	const large = 1 << 20
+	resp, err := client.UnaryCall(ctx, &pb.SimpleRequest{ResponseSize: large, Payload: &pb.Payload{Body: make([]byte, large)}},
+		grpc.Header(&header), grpc.Trailer(&trailer))
+	if err != nil || len(resp.Payload.Body) != large {
+		t.Fatalf("unary: %v", err)
+	}
+	if fmt.Sprint(header["x-first"], trailer["x-last"], trailer["x-data-bin"]) != "[127.0.0.1] [me] [\x00\xff]" {
+		t.Errorf("header %v, trailer %v", header, trailer)
+	}
+
+	_, err = client.UnaryCall(ctx, &pb.SimpleRequest{ResponseStatus: &pb.EchoStatus{Code: 9, Message: "not yet: ü"}}, grpc.Trailer(&trailer))
+	if s := status.Convert(err); s.Code() != codes.FailedPrecondition || s.Message() != "not yet: ü" {
+		t.Errorf("status: %v", err)
+	}
+	if fmt.Sprint(trailer["x-last"]) != "[me]" {
+		t.Errorf("trailer of an error: %v", trailer)
+	}
+	if _, err = client.EmptyCall(ctx, &pb.Empty{}); status.Code(err) != codes.Unimplemented {
+		t.Errorf("a method that is not: %v", err)
+	}
+
+	st, err := client.FullDuplexCall(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := []*pb.ResponseParameters{{Size: 1}}
+	for i := range 10 {
+		text := fmt.Sprint("ping ", i)
+		if err := st.Send(&pb.StreamingOutputCallRequest{ResponseParameters: ask, Payload: &pb.Payload{Body: []byte(text)}}); err != nil {
+			t.Fatal(err)
+		}
+		if r, err := st.Recv(); err != nil || string(r.Payload.Body) != text {
+			t.Fatalf("%v, %v", r, err)
+		}
+	}
+	_ = st.CloseSend()
+	if _, err := st.Recv(); err != io.EOF {
+		t.Errorf("the end: %v", err)
+	}
+
+	gone, leave := context.WithCancel(ctx)
+	if st, err = client.FullDuplexCall(gone); err != nil {
+		t.Fatal(err)
+	}
+	if err := st.Send(&pb.StreamingOutputCallRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.UnaryCall(ctx, &pb.SimpleRequest{}); err != nil { // has the message arrive first
+		t.Fatal(err)
+	}
+	leave()
+	select {
+	case <-svc.gone:
+	case <-ctx.Done():
+		t.Error("the service did not learn that the caller left")
+	}
+}
+
+// TestGRPCAway calls a service that is not there, or does not speak HTTP/2.
+func TestGRPCAway(t *testing.T) {
+	old := backend(t, func(w http.ResponseWriter, r *http.Request) {})
+	for name, cfg := range map[string]Config{
+		"nobody":           site(netip.MustParseAddrPort("127.0.0.1:1")),
+		"HTTP/1.1":         site(old),
+		"HTTP/1.1, as TLS": {Routes: []Route{{ID: 1, Host: "app.test", Target: Target{Addr: old, TLS: true}}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newRig(t, cfg).h2()
+			c.request(1, strings.Replace(plainGET, "GET", "POST", 1)+"te trailers\ncontent-type application/grpc\n", true)
+			if got := c.outcome(1); got != "502" {
+				t.Error(got)
+			}
+		})
+	}
+}
+
+func TestIsGRPC(t *testing.T) {
+	for text, want := range map[string]bool{
+		"application/grpc": true, "Application/gRPC+proto": true, "application/grpc;x=y": true,
+		"application/grpc-web": false, "application/grpcx": false, "application/json": false, "": false,
+	} {
+		if got := isGRPC([]byte(text)); got != want {
+			t.Errorf("%q: %v", text, got)
+		}
+	}
+}
