@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -125,10 +126,10 @@ func TestPages(t *testing.T) {
 		"online": time.Now(),
 		"never":  {},
 	}
-	now := "" // which of them has the address
+	var now atomic.Value // which of them has the address
 	tune := func(o *Options, _ *limits) {
 		o.LastSeen = func(addr netip.Addr) (time.Time, bool) {
-			at, ok := seen[now]
+			at, ok := seen[now.Load().(string)]
 			return at, ok && addr == dead.Addr()
 		}
 	}
@@ -151,7 +152,7 @@ func TestPages(t *testing.T) {
 		c := via(r)
 		for _, tt := range tests {
 			t.Run(tt.name, func(t *testing.T) {
-				now = tt.seen
+				now.Store(tt.seen)
 				r.commit(Config{Routes: []Route{{ID: 1, Host: "app.test", Target: Target{Addr: dead, PeerName: tt.peer}}}})
 				req, _ := http.NewRequest("GET", "https://app.test/echo-me?echo-me", nil)
 				req.Header.Set("Accept", tt.accept)
