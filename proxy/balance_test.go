@@ -156,6 +156,26 @@ func TestPassiveHealth(t *testing.T) {
 	}
 }
 
+// TestProbeConnects has a connection that still works to a backend that cannot be
+// connected to: it does not count as well for that.
+func TestProbeConnects(t *testing.T) {
+	a, b := named(t, "a"), named(t, "b")
+	var sw switchboard
+	r := newRig(t, several([]int{1, 1}, a, b), func(o *Options, l *limits) {
+		o.Dial = sw.dial
+		l.rest = time.Hour
+	})
+	if got := turns(t, r.client(), 4); got != "abab" { // both have a connection that is kept
+		t.Fatal(got)
+	}
+	pool := r.srv.snapshot.Load().routes[1].balance.members[0].pool
+	pool.rest.Store(1) // it failed, and its rest is over
+	dials := sw.count(a)
+	if got := turns(t, r.client(), 4); strings.Count(got, "a") != 2 || sw.count(a) != dials+1 || pool.rest.Load() != 0 {
+		t.Errorf("%s, %d dials, rest %d", got, sw.count(a)-dials, pool.rest.Load())
+	}
+}
+
 // TestOneProbe has many requests find a backend whose rest is over.
 func TestOneProbe(t *testing.T) {
 	a, b := named(t, "a"), named(t, "b")

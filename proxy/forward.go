@@ -130,7 +130,8 @@ func (s *Server) forward(ctx *fasthttp.RequestCtx, cl client, snap *snapshot, r 
 // once, if the request may be sent twice.
 func (ex *exchange) attempt(head bool) error {
 	q := &ex.request
-	for fresh := q.upgrade != nil; ; fresh = true {
+	// What could not be connected to has to prove that it can.
+	for fresh := q.upgrade != nil || ex.up.pool.rest.Load() != 0; ; fresh = true {
 		var bc *backendConn
 		var err error
 		if q.grpc && !ex.route.admin {
@@ -145,6 +146,9 @@ func (ex *exchange) attempt(head bool) error {
 		if err = ex.send(); err == nil || ex.body != nil && !ex.left.Load() {
 			// A backend may answer a request that it does not want to read.
 			if err = ex.receive(head); err == nil {
+				if q.grpc {
+					ex.up.pool.rest.Store(0) // all go over the one connection
+				}
 				return nil
 			}
 		}

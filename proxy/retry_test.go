@@ -225,7 +225,7 @@ func TestRetryNever(t *testing.T) {
 		sw.set(addr)
 		r := newRig(t, retrying(site(addr), 3), func(o *Options, l *limits) {
 			o.Dial = sw.dial
-			l.retryPause = 300 * time.Millisecond
+			l.retryPause = 3 * time.Second
 		})
 		c := r.dial()
 		io.WriteString(c, "GET / HTTP/1.1\r\nHost: app.test\r\n\r\n")
