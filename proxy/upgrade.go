@@ -126,7 +126,7 @@ func (u *upgrade) pump(s *Server, dst, src halfCloser) {
 	}
 }
 
-// kill ends both connections at once, from the goroutines that carry the bytes.
+// kill ends both connections at once, from any goroutine.
 func (u *upgrade) kill() {
 	_ = u.bc.Close()
 	u.client.Kill()
@@ -202,22 +202,12 @@ func (r *upgrades) judge(s *Server) {
 
 func (r *upgrades) execute(s *Server, u *upgrade) {
 	r.mu.Lock()
+	_, open := r.open[u]
 	u.doom = nil
 	r.mu.Unlock()
-	if !s.snapshot.Load().has(u) {
-		r.kill(u)
+	if open && !s.snapshot.Load().has(u) {
+		u.kill()
 	}
-}
-
-// kill ends an upgrade from outside. Once it is removed, its client may stand for
-// another request already, so the lock is held; Kill does not wait for anything.
-func (r *upgrades) kill(u *upgrade) {
-	r.mu.Lock()
-	if _, open := r.open[u]; open {
-		u.client.Kill()
-	}
-	r.mu.Unlock()
-	_ = u.bc.Close()
 }
 
 // has reports whether requests can still go where u went.
@@ -236,6 +226,6 @@ func (r *upgrades) closeAll() {
 	}
 	r.mu.Unlock()
 	for _, u := range all {
-		r.kill(u)
+		u.kill()
 	}
 }
