@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"strconv"
@@ -21,7 +22,9 @@ type serveCmd struct {
 }
 
 func (c *serveCmd) Run(ctx context.Context, o *app.Options) error {
-	a, err := app.New(*o, app.NewLogger(o.LogLevel), buildVersion())
+	log := app.NewLogger(o.LogLevel)
+	slog.SetDefault(log) // of libraries that print by themselves, such as quic-go about small buffers
+	a, err := app.New(*o, log, buildVersion())
 	if err != nil {
 		return err
 	}
