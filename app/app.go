@@ -228,7 +228,7 @@ func (a *App) openPorts(context.Context) (err error) {
 	if s.HTTP3 {
 		if pc := listenHTTP3(a.log, w.https.Addr()); pc != nil {
 			a.onStop("", pc.Close)
-			w.packets = append(w.packets, pc)
+			w.packets = append(w.packets, proxy.OutsidePacket(pc))
 		}
 	}
 	if w.admin, err = listen("GC_HOST and GC_PORT", net.JoinHostPort(s.Host, strconv.Itoa(int(s.Port)))); err != nil {

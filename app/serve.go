@@ -15,6 +15,7 @@ import (
 	"gatecontrol/api"
 	"gatecontrol/control/events"
 	"gatecontrol/model"
+	"gatecontrol/proxy"
 	"gatecontrol/store"
 	"gatecontrol/telemetry"
 )
@@ -41,7 +42,7 @@ const (
 // address, before a stored port route could take them.
 func (a *App) openTunnelPorts(context.Context) error {
 	w := &a.web
-	w.plain, w.secure = []net.Listener{w.http}, []net.Listener{w.https}
+	w.plain, w.secure = []net.Listener{proxy.Outside(w.http)}, []net.Listener{proxy.Outside(w.https)}
 	for _, door := range []struct {
 		list  *[]net.Listener
 		ports []uint16

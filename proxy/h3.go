@@ -30,6 +30,7 @@ const (
 type quicDoor struct {
 	srv  *Server
 	pc   net.PacketConn
+	host bool // of the host, not of the tunnel
 	tr   *quic.Transport
 	ln   *quic.Listener
 	open sync.WaitGroup // connections; added to by the accept loop alone
@@ -40,9 +41,14 @@ type quicDoor struct {
 // ServePacket answers HTTP/3 on a UDP socket, which it closes, until the socket
 // is closed or the server shut down and its connections have ended; it returns
 // nil then. It may be called for several sockets. Connections of TLS listeners
-// with the same address advertise it (RFC 9114, section 3.1.1).
+// with the same address advertise it (RFC 9114, section 3.1.1). One of the host is to
+// be OutsidePacket.
 func (s *Server) ServePacket(pc net.PacketConn) error {
 	d := &quicDoor{srv: s, pc: pc}
+	if o, ok := pc.(outsideSocket); ok {
+		d.pc, d.host = o.PacketConn, true
+		pc = d.pc
+	}
 	d.tr = &quic.Transport{
 		Conn:                packetSocket(pc),
 		ConnectionIDLength:  connIDLength,
@@ -123,6 +129,9 @@ var errFullHouse = errors.New("no room for another connection")
 func (d *quicDoor) enter(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
 	s := d.srv
 	v := &visitor{door: d, addr: addrPort(info.RemoteAddr).Addr(), born: time.Now()}
+	if d.host && s.inside(v.addr) {
+		return nil, errMadeUp
+	}
 	if !s.census.enter(v.addr, &s.limits) {
 		return nil, errFullHouse
 	}
@@ -166,7 +175,7 @@ func (d *quicDoor) start(qc *quic.Conn) {
 	}
 	v.verified()
 	s := d.srv
-	c := newH3Conn(s, qc, v.born)
+	c := newH3Conn(s, qc, v)
 	s.mu.Lock()
 	s.h3conns[c] = struct{}{}
 	draining := s.draining.Load()

@@ -40,6 +40,7 @@ const (
 type h3Conn struct {
 	srv   *Server
 	qc    *quic.Conn
+	host  bool // not through the tunnel
 	slots chan struct{}
 	tasks sync.WaitGroup // requests, and readers of unidirectional streams
 
@@ -55,12 +56,12 @@ type h3Conn struct {
 	goodbye  *time.Timer // closes a drained connection
 }
 
-func newH3Conn(s *Server, qc *quic.Conn, born time.Time) *h3Conn {
-	c := &h3Conn{srv: s, qc: qc, slots: make(chan struct{}, maxStreams)}
+func newH3Conn(s *Server, qc *quic.Conn, v *visitor) *h3Conn {
+	c := &h3Conn{srv: s, qc: qc, host: v.door.host, slots: make(chan struct{}, maxStreams)}
 	local, remote := qc.LocalAddr(), qc.RemoteAddr()
 	c.from = &origin{
 		version: version3, local: local, remote: remote,
-		addr: addrPort(remote).Addr(), port: addrPort(local).Port(), born: born,
+		addr: addrPort(remote).Addr(), port: addrPort(local).Port(), born: v.born,
 	}
 	c.from.name, _ = model.NormalizeHost(qc.ConnectionState().TLS.ServerName)
 	return c
@@ -200,7 +201,7 @@ func (c *h3Conn) origin() *origin {
 	addr := addrPort(remote).Addr()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.from.addr != addr {
+	if c.from.addr != addr && !(c.host && c.srv.inside(addr)) {
 		moved := *c.from
 		moved.remote, moved.addr = remote, addr
 		c.from = &moved

@@ -250,7 +250,8 @@ func (p *Pending) Commit() {
 func (p *Pending) Abort() {}
 
 // Serve answers on the plain port until ln is closed or the server shut down,
-// and returns nil then. It may be called for several listeners.
+// and returns nil then. It may be called for several listeners; those of the host
+// are to be Outside.
 func (s *Server) Serve(ln net.Listener) error { return s.accept(ln, false) }
 
 // ServeTLS answers on the TLS port; ln gives plain connections.
@@ -273,11 +274,16 @@ func (s *Server) accept(ln net.Listener, secure bool) error {
 		_ = ln.Close()
 		s.running.Done()
 	}()
+	_, outside := ln.(outsideListener)
 	const shortest, longest = 5 * time.Millisecond, time.Second
 	for pause := shortest; ; {
 		nc, err := ln.Accept()
 		if err == nil {
 			pause = shortest
+			if outside && s.inside(addrPort(nc.RemoteAddr()).Addr()) {
+				_ = nc.Close()
+				continue
+			}
 			s.start(nc, secure)
 			continue
 		}
