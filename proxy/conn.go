@@ -38,6 +38,7 @@ type conn struct {
 	sock     *socket
 	records  *recordWriter // between TLS and sock; nil without TLS
 	srv      *Server
+	tally    *tally
 	addr     netip.Addr
 	port     uint16 // local
 	name     string // of the SNI, normalised; empty without

@@ -283,6 +283,7 @@ func (h *h2conn) end(err error) {
 	}
 	for _, st := range h.deferred {
 		delete(h.streams, st.id)
+		h.conn.tally.answered()
 		h.workers.Done()
 		st.release()
 	}

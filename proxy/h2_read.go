@@ -325,6 +325,11 @@ func (h *h2conn) begin(st *h2stream, ended bool) error {
 		st.release()
 		return http2.StreamError{StreamID: id, Code: http2.ErrCodeProtocol}
 	}
+	if !h.conn.tally.ask(&h.srv.limits) {
+		id := st.id
+		st.release()
+		return http2.StreamError{StreamID: id, Code: http2.ErrCodeRefusedStream}
+	}
 	st.status, st.inEnd, st.expects = status, ended, head.length
 	if status != 0 {
 		st.expects = unknownLength // not worth a look

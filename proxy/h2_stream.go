@@ -65,6 +65,7 @@ func (h *h2conn) newStream(id uint32) *h2stream {
 func (st *h2stream) run() {
 	h := st.h
 	defer h.workers.Done()
+	defer h.conn.tally.answered()
 	defer h.srv.survive("stream", h.conn.Kill)
 	st.bridge.serve(st.status)
 	h.mu.Lock()

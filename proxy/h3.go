@@ -116,6 +116,7 @@ func (s *Server) quicConfig() *quic.Config {
 // visitor is a QUIC connection from its first packet on.
 type visitor struct {
 	door       *quicDoor
+	tally      *tally
 	addr       netip.Addr
 	born       time.Time
 	unverified atomic.Bool
@@ -132,7 +133,7 @@ func (d *quicDoor) enter(ctx context.Context, info *quic.ClientInfo) (context.Co
 	if d.host && s.inside(v.addr) {
 		return nil, errMadeUp
 	}
-	if !s.census.enter(v.addr, &s.limits) {
+	if v.tally = s.census.enter(v.addr, &s.limits); v.tally == nil {
 		return nil, errFullHouse
 	}
 	s.mu.Lock()

@@ -40,6 +40,7 @@ const (
 type h3Conn struct {
 	srv   *Server
 	qc    *quic.Conn
+	tally *tally
 	host  bool // not through the tunnel
 	slots chan struct{}
 	tasks sync.WaitGroup // requests, and readers of unidirectional streams
@@ -57,7 +58,7 @@ type h3Conn struct {
 }
 
 func newH3Conn(s *Server, qc *quic.Conn, v *visitor) *h3Conn {
-	c := &h3Conn{srv: s, qc: qc, host: v.door.host, slots: make(chan struct{}, maxStreams)}
+	c := &h3Conn{srv: s, qc: qc, tally: v.tally, host: v.door.host, slots: make(chan struct{}, maxStreams)}
 	local, remote := qc.LocalAddr(), qc.RemoteAddr()
 	c.from = &origin{
 		version: version3, local: local, remote: remote,
@@ -138,11 +139,12 @@ func (c *h3Conn) greet() bool {
 	return true
 }
 
-// enter counts a request, unless the client was told to open no more.
+// enter counts a request, unless the client was told to open no more, or has as many
+// as it may have on all its connections.
 func (c *h3Conn) enter(str *quic.Stream) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.draining && str.StreamID() >= c.accepted {
+	if c.draining && str.StreamID() >= c.accepted || !c.tally.ask(&c.srv.limits) {
 		return false
 	}
 	c.accepted = max(c.accepted, str.StreamID()+4)
@@ -151,6 +153,7 @@ func (c *h3Conn) enter(str *quic.Stream) bool {
 }
 
 func (c *h3Conn) leave() {
+	c.tally.answered()
 	c.mu.Lock()
 	c.active--
 	if c.active == 0 && c.draining {

@@ -3,6 +3,7 @@ package proxy
 import (
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -50,7 +51,7 @@ type limits struct {
 	grace       time.Duration // upgrades of a route that is gone
 	quicIdle    time.Duration // a QUIC connection from which nothing comes, not even a ping
 	goodbye     time.Duration // an HTTP/3 connection that drains, after its last request
-	perAddress  int           // connections per client address (IPv6: per /64)
+	perAddress  int           // connections per client address (IPv6: per /64), and requests in streams of them
 	total       int           // connections in all, those to backends included
 }
 
@@ -96,32 +97,58 @@ type census struct {
 
 	mu      sync.Mutex
 	total   int
-	clients map[netip.Addr]int
+	clients map[netip.Addr]*tally
 }
 
-// enter admits a connection of addr, or reports that there is no room.
-func (c *census) enter(addr netip.Addr, l *limits) bool {
+// tally is what one client address has open.
+type tally struct {
+	conns    int          // guarded by census.mu
+	requests atomic.Int32 // in streams: HTTP/1.1 has one to a connection
+}
+
+// enter admits a connection of addr. It returns nil if there is no room.
+func (c *census) enter(addr netip.Addr, l *limits) *tally {
 	key := c.addresses.Key(addr)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.total >= l.total || c.clients[key] >= l.perAddress {
-		return false
+	t := c.clients[key]
+	if c.total >= l.total || t != nil && t.conns >= l.perAddress {
+		return nil
 	}
-	if c.clients == nil {
-		c.clients = make(map[netip.Addr]int)
+	if t == nil {
+		if c.clients == nil {
+			c.clients = make(map[netip.Addr]*tally)
+		}
+		t = new(tally)
+		c.clients[key] = t
 	}
 	c.total++
-	c.clients[key]++
-	return true
+	t.conns++
+	return t
 }
+
+// ask admits a request in a stream, which answered counts out again. An address may
+// have as many as it may have connections: each can hold a connection to a backend,
+// and there are a hundred to a connection of HTTP/2 or HTTP/3.
+func (t *tally) ask(l *limits) bool {
+	if int(t.requests.Add(1)) <= l.perAddress {
+		return true
+	}
+	t.requests.Add(-1)
+	return false
+}
+
+func (t *tally) answered() { t.requests.Add(-1) }
 
 func (c *census) leave(addr netip.Addr) {
 	key := c.addresses.Key(addr)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.total--
-	if c.clients[key]--; c.clients[key] <= 0 {
+	if t := c.clients[key]; t.conns == 1 {
 		delete(c.clients, key)
+	} else {
+		t.conns--
 	}
 }
 

@@ -304,12 +304,13 @@ func (s *Server) accept(ln net.Listener, secure bool) error {
 // start serves one connection, in a goroutine that Shutdown and Close wait for.
 func (s *Server) start(nc net.Conn, secure bool) {
 	remote, local := addrPort(nc.RemoteAddr()), addrPort(nc.LocalAddr())
-	if !s.census.enter(remote.Addr(), &s.limits) {
+	tally := s.census.enter(remote.Addr(), &s.limits)
+	if tally == nil {
 		_ = nc.Close()
 		return
 	}
 	sock := &socket{Conn: nc, stall: s.limits.stall}
-	c := &conn{Conn: sock, sock: sock, srv: s, addr: remote.Addr(), port: local.Port(), secure: secure}
+	c := &conn{Conn: sock, sock: sock, srv: s, tally: tally, addr: remote.Addr(), port: local.Port(), secure: secure}
 	c.in.r = (*input)(c)
 	s.mu.Lock()
 	if s.draining.Load() {
