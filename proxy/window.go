@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"hash/maphash"
+	"math"
 	"net/netip"
 	"sync"
 	"time"
@@ -15,13 +16,15 @@ const (
 	windowSlots = 60
 	// windowShards is how many parts a table is locked in.
 	windowShards = 16
-	// maxWindows bounds the clients that one table keeps apart: 20 MB at most.
+	// maxWindows bounds the clients that one table keeps apart: 20 MB at most. It is
+	// as many as the networks of /64 in one of /48, which anybody can have.
 	maxWindows = 1 << 16
 )
 
 // windows counts events per client and route in sliding windows. No more than the
 // limit pass in any period as long as the window; who keeps below the limit in
-// every period one slot longer is never refused. It outlives snapshots, and may be
+// every period one slot longer is never refused. Only if there are more busy clients
+// than maxWindows, those that count least begin anew. It outlives snapshots, and may be
 // used from many goroutines at once.
 type windows struct {
 	seed   maphash.Seed
@@ -69,8 +72,8 @@ func (w *windows) take(key windowKey, limit int, span time.Duration, now time.Ti
 	defer sh.mu.Unlock()
 	win := sh.m[key]
 	if win == nil || win.span != span {
-		if win == nil && !sh.makeRoom(since) {
-			return time.Second, false // the table is full of clients that are busy
+		if win == nil {
+			sh.makeRoom(since)
 		}
 		win = &window{span: span}
 		sh.m[key] = win
@@ -165,19 +168,27 @@ func (w *window) idle(since time.Duration) bool {
 
 // makeRoom sees to it that one more window may be kept. It looks at a few windows
 // in every case, which keeps the table about as large as the number of clients that
-// are busy, and at more of them when it is full.
-func (sh *windowShard) makeRoom(since time.Duration) bool {
+// are busy, and at more of them when it is full. If none of those is idle, the one
+// that counts least is forgotten: who has many addresses can fill the table, and is
+// neither to shut out everybody else nor to clear those that are at their limits.
+func (sh *windowShard) makeRoom(since time.Duration) {
 	const few, most = 4, 64
 	full := len(sh.m) >= maxWindows/windowShards
+	var least windowKey
+	lowest := int32(math.MaxInt32)
 	seen := 0
 	for key, win := range sh.m {
 		if win.idle(since) {
 			delete(sh.m, key)
 			full = false
+		} else if win.sum < lowest {
+			least, lowest = key, win.sum
 		}
 		if seen++; seen >= few && !full || seen >= most {
 			break
 		}
 	}
-	return !full
+	if full {
+		delete(sh.m, least)
+	}
 }
