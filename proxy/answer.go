@@ -165,7 +165,7 @@ func (a *answer) appendHead(b []byte, r *route, stream bool) []byte {
 				continue
 			}
 		case f.kind == trailerField && chunks:
-			b = appendTrailerNames(b, f.value)
+			b = appendTrailerNames(b, f.value, r.toClient)
 			continue
 		case f.kind >= reservedField, f.kind == expectField:
 			// Of no meaning in an answer, and so none of our business.

@@ -3,6 +3,7 @@ package proxy
 import (
 	"bufio"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -88,6 +89,33 @@ func TestHeaders(t *testing.T) {
 }
 
 // TestHostToTLSBackend overrides the Host for a backend that picks its site by SNI.
+// TestHeadersNotInTrailers has both sides send behind a body what the route sets.
+func TestHeadersNotInTrailers(t *testing.T) {
+	addr := backend(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Trailer", "X-Set, X-Free")
+		_, _ = io.Copy(io.Discard, r.Body)
+		fmt.Fprint(w, r.Trailer.Get("X-User"), r.Trailer.Get("x_user"), r.Trailer.Get("X-Free"))
+		w.Header().Set("X-Set", "backend")
+		w.Header().Set("X-Free", "backend")
+	})
+	cfg := withHeaders(site(addr), []model.HeaderField{{Name: "X-User", Value: "route"}}, []model.HeaderField{{Name: "X-Set", Value: "route"}})
+	for _, s := range speakers {
+		t.Run(s.name, func(t *testing.T) {
+			got := s.speak(t, newRig(t, cfg), ask{
+				method: "POST", target: "/", host: "app.test", body: "body", noLength: true,
+				fields:   []pair{{"trailer", "x-user, x_user, x-free"}},
+				trailers: []pair{{"x-user", "forged"}, {"x_user", "forged"}, {"x-free", "client"}},
+			})
+			if got.status != 200 || got.body != "client" {
+				t.Errorf("the backend got %d %q", got.status, got.body)
+			}
+			if set, free := got.trailers.Get("X-Set"), got.trailers.Get("X-Free"); set != "" || free != "backend" {
+				t.Errorf("the client got %q and %q", set, free)
+			}
+		})
+	}
+}
+
 func TestHostToTLSBackend(t *testing.T) {
 	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, r.TLS.ServerName, " ", r.Host)

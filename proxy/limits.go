@@ -51,7 +51,7 @@ type limits struct {
 	grace       time.Duration // upgrades of a route that is gone
 	quicIdle    time.Duration // a QUIC connection from which nothing comes, not even a ping
 	goodbye     time.Duration // an HTTP/3 connection that drains, after its last request
-	perAddress  int           // connections per client address (IPv6: per /64), and requests in streams of them
+	perAddress  int           // connections per client address (IPv6: per /64), and requests in their streams
 	total       int           // connections in all, those to backends included
 }
 

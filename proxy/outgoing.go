@@ -127,7 +127,7 @@ func (q *request) appendHead(b []byte, ctx *fasthttp.RequestCtx, cl client, r *r
 		b = append(b, "Transfer-Encoding: chunked\r\n"...)
 		for i := range q.fields {
 			if f := &q.fields[i]; f.kind == trailerField {
-				b = appendTrailerNames(b, f.value)
+				b = appendTrailerNames(b, f.value, r.toBackend)
 			}
 		}
 	}
@@ -321,18 +321,35 @@ func setsOwnCookie(value []byte, sticky string) bool {
 	return ownCookie(name) || sticky != "" && string(name) == sticky
 }
 
-// appendTrailerNames announces those fields behind the body that may go on.
-func appendTrailerNames(b, list []byte) []byte {
+// appendTrailerNames announces those fields behind the body that may go on: none that
+// the route sets, for a recipient may put both together.
+func appendTrailerNames(b, list []byte, set setFields) []byte {
 	sep := "Trailer: "
 	for len(list) > 0 {
 		var name []byte
-		if name, list = cutList(list); isToken(name) && mayTrail(name) {
+		if name, list = cutList(list); isToken(name) && mayTrail(name) && !set.has(name) {
 			b = append(append(b, sep...), name...)
 			sep = ", "
 		}
 	}
 	if sep == ", " {
 		b = append(b, "\r\n"...)
+	}
+	return b
+}
+
+// appendTrailers writes the field lines behind a body, without those that the route
+// sets.
+func appendTrailers(b, lines []byte, set setFields) []byte {
+	if len(set) == 0 {
+		return append(b, lines...)
+	}
+	for len(lines) > 0 {
+		line, rest := cutLine(lines)
+		if name, _, ok := cutField(line); ok && !set.has(name) {
+			b = append(append(b, line...), '\r', '\n')
+		}
+		lines = rest
 	}
 	return b
 }

@@ -60,7 +60,11 @@ func (st *answerStream) Read(p []byte) (int, error) {
 	n, err := st.bc.body.Read(p)
 	switch st.visit.record.Size += int64(n); {
 	case err == io.EOF:
-		setTrailers(st.header, st.bc.body.Trailer(), st.client.Version() >= version2)
+		lines := st.bc.body.Trailer()
+		if set := st.route.toClient; len(set) > 0 {
+			lines = appendTrailers(nil, lines, set)
+		}
+		setTrailers(st.header, lines, st.client.Version() >= version2)
 	case err != nil && !st.left.Load():
 		st.visit.record.Cut = model.CutByBackend
 	}

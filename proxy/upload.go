@@ -82,7 +82,7 @@ func (ex *exchange) upload(bc *backendConn) {
 	}
 	if ex.request.chunked {
 		end := make([]byte, 0, 64)
-		end = append(append(append(end, "0\r\n"...), ex.body.Trailer()...), "\r\n"...)
+		end = append(appendTrailers(append(end, "0\r\n"...), ex.body.Trailer(), ex.route.toBackend), "\r\n"...)
 		_, ex.uploadErr = bc.Write(end)
 	}
 }
