@@ -30,6 +30,7 @@ type Options struct {
 	Resolver string            // host:port of the DNS server that it asks
 	Life     time.Duration     // of its certificates; 0: 90 days
 	EAB      map[string]string // keys of accounts by their ids; none: everybody may
+	OCSP     bool              // its certificates name a responder
 }
 
 // Authority is pebble, behind a front that counts and interferes.
@@ -41,6 +42,7 @@ type Authority struct {
 
 	paths   sync.Map // what was asked
 	orders  sync.Map // bodies of orders, by number
+	revoked sync.Map // serial numbers that the responder calls revoked
 	before  atomic.Pointer[func(http.ResponseWriter, *http.Request) bool]
 	handler atomic.Pointer[http.Handler]
 	o       Options
@@ -63,7 +65,14 @@ func New(t testing.TB, o Options) *Authority {
 			t.Fatal(err)
 		}
 	}
-	a.issuer = ca.New(a.log, a.memory, "", "ecdsa", 0, 1, map[string]ca.Profile{"default": {ValidityPeriod: uint64(o.Life / time.Second)}})
+	responder, kind := "", "ecdsa"
+	if o.OCSP {
+		kind = "rsa" // whose keys pebble gives out
+		srv := httptest.NewServer(http.HandlerFunc(a.respond)) // over plain HTTP, as they are
+		t.Cleanup(srv.Close)
+		responder = srv.URL
+	}
+	a.issuer = ca.New(a.log, a.memory, responder, kind, 0, 1, map[string]ca.Profile{"default": {ValidityPeriod: uint64(o.Life / time.Second)}})
 	a.Roots.AddCert(a.issuer.GetRootCert(0).Cert)
 	a.Server = httptest.NewTLSServer(http.HandlerFunc(a.serve))
 	a.Server.Config.ErrorLog = a.log

@@ -92,6 +92,7 @@ type Manager struct {
 	names    []string
 	uploads  []Upload
 	zones    []Zone
+	arranged time.Time           // when table was made
 	subjects map[string]*subject // of names that an authority certifies
 	wake     chan struct{}       // holds one value if the schedule changed
 }
@@ -103,7 +104,9 @@ type entry struct {
 }
 
 // New checks the options. Nothing is asked of anybody until Run.
-func New(o Options) (*Manager, error) {
+func New(o Options) (*Manager, error) { return newManager(o, defaultTimes()) }
+
+func newManager(o Options, tm times) (*Manager, error) {
 	if o.Log == nil || o.Storage == nil || o.Internal == nil {
 		return nil, errors.New("certs: Log, Storage and Internal are needed")
 	}
@@ -111,7 +114,7 @@ func New(o Options) (*Manager, error) {
 		o.Resolver = new(dns01.Resolver)
 	}
 	m := &Manager{
-		opts: o, log: o.Log, times: defaultTimes(), store: newItems(o.Storage),
+		opts: o, log: o.Log, times: tm, store: newItems(o.Storage),
 		subjects: make(map[string]*subject), wake: make(chan struct{}, 1),
 	}
 	m.table.Store(new(map[string]*entry))

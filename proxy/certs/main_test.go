@@ -48,6 +48,7 @@ type setup struct {
 	life time.Duration
 	tune func(*Options, *times)
 	eab  map[string]string
+	ocsp bool
 }
 
 // newRig starts everything; the Manager runs.
@@ -68,7 +69,7 @@ func newRig(t testing.TB, s setup) *rig {
 	t.Cleanup(backend.Close)
 	r.target = netip.MustParseAddrPort(backend.Listener.Addr().String())
 	r.listen("127.0.0.1:0", "127.0.0.1:0")
-	r.pebble = acme.New(t, acme.Options{Name: "first", Resolver: r.zone.Addr, Life: s.life, EAB: s.eab})
+	r.pebble = acme.New(t, acme.Options{Name: "first", Resolver: r.zone.Addr, Life: s.life, EAB: s.eab, OCSP: s.ocsp})
 	r.pebble.Check(port(r.plain), port(r.tls))
 	r.start(s)
 	t.Cleanup(func() { r.close() })
@@ -105,11 +106,10 @@ func (r *rig) start(s setup) {
 	if s.tune != nil {
 		s.tune(&o, &tm)
 	}
-	m, err := New(o)
+	m, err := newManager(o, tm)
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	m.times = tm
 	r.m = m
 	if r.srv, err = proxy.New(proxy.Options{
 		Log: r.log, Certificate: m.Certificate, Challenge: m.Challenge, ChallengeCertificate: m.ChallengeCertificate, Serving: m.Serve,

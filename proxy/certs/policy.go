@@ -12,6 +12,7 @@ import (
 // arrangeLocked works out what every name shows and which certificates are to be
 // had. Names of which the same holds as before keep their state.
 func (m *Manager) arrangeLocked(now time.Time) {
+	m.arranged = now
 	table := make(map[string]*entry, len(m.names))
 	subjects := make(map[string]*subject)
 	for _, name := range m.names {
@@ -106,10 +107,11 @@ func (m *Manager) subjectOf(host string) (string, *Zone) {
 	return host, z
 }
 
-// nextExpiry is when the first of the certificates that were brought ends.
-func (m *Manager) nextExpiryLocked(now time.Time) (at time.Time) {
+// nextExpiryLocked is when the first of the certificates that were brought ends,
+// of those that had not when that was looked at last; zero if there is none.
+func (m *Manager) nextExpiryLocked() (at time.Time) {
 	for _, u := range m.uploads {
-		if end := u.Cert.Leaf.NotAfter; end.After(now) && (at.IsZero() || end.Before(at)) {
+		if end := u.Cert.Leaf.NotAfter; !end.Before(m.arranged) && (at.IsZero() || end.Before(at)) {
 			at = end
 		}
 	}

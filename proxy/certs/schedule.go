@@ -58,14 +58,11 @@ func (m *Manager) due(now time.Time) (list []*subject, next time.Time) {
 			next = at
 		}
 	}
-	if end := m.nextExpiryLocked(now); !end.IsZero() {
-		soonest(end.Add(time.Second))
+	if end := m.nextExpiryLocked(); !end.IsZero() && now.After(end) {
+		m.arrangeLocked(now) // it no longer wins
 	}
-	for _, u := range m.uploads {
-		if end := u.Cert.Leaf.NotAfter; now.After(end) && now.Sub(end) < 2*time.Hour {
-			m.arrangeLocked(now) // it no longer wins
-			break
-		}
+	if end := m.nextExpiryLocked(); !end.IsZero() {
+		soonest(end.Add(time.Second))
 	}
 	free := m.times.workers
 	for _, s := range m.subjects {
