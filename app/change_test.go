@@ -15,7 +15,6 @@ import (
 
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
-	"golang.org/x/net/http2"
 
 	"gatecontrol/lab"
 )
@@ -31,12 +30,13 @@ func webClients(t testing.TB, s *lab.Server) map[string]*http.Client {
 		},
 	}
 	t.Cleanup(func() { _ = third.Close() })
-	second := &http2.Transport{
-		TLSClientConfig: trustIn(t, s.Dir),
-		DialTLSContext: func(ctx context.Context, network, _ string, cfg *tls.Config) (net.Conn, error) {
-			return (&tls.Dialer{Config: cfg}).DialContext(ctx, network, s.Addrs().HTTPS)
+	second := &http.Transport{
+		TLSClientConfig: trustIn(t, s.Dir), Protocols: new(http.Protocols),
+		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, s.Addrs().HTTPS)
 		},
 	}
+	second.Protocols.SetHTTP2(true)
 	t.Cleanup(second.CloseIdleConnections)
 	return map[string]*http.Client{"HTTP/1.1": trusting(t, s), "HTTP/2.0": {Transport: second}, "HTTP/3.0": {Transport: third}}
 }
