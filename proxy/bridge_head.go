@@ -26,7 +26,6 @@ type streamHead struct {
 	lines                   []byte // the fields as lines of HTTP/1.1
 	cookie                  int    // where the value of the one Cookie line ends; 0 if there is none
 	seen                    pseudo
-	connect                 bool
 	hasHost, hasLength      bool
 	fields, size            int
 	status                  int // the first thing that was wrong
