@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"github.com/quic-go/quic-go/http3"
-	"golang.org/x/net/http2"
 )
 
 // TestClientCertificatesOfEveryVersion: the doors ask alike, a ticket is good for
@@ -73,8 +72,6 @@ func clientConfig(t *testing.T, transport http.RoundTripper) *tls.Config {
 	t.Helper()
 	switch tr := transport.(type) {
 	case *http.Transport:
-		return tr.TLSClientConfig
-	case *http2.Transport:
 		return tr.TLSClientConfig
 	case *http3.Transport:
 		return tr.TLSClientConfig

@@ -11,7 +11,6 @@ import (
 
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
-	"golang.org/x/net/http2"
 )
 
 // protocol is one HTTP version of the TLS port.
@@ -80,15 +79,9 @@ func transportHTTP1(r *rig) http.RoundTripper {
 }
 
 func transportHTTP2(r *rig) http.RoundTripper {
-	d := r.dialer()
-	tr := &http2.Transport{
-		DialTLSContext: func(ctx context.Context, network, _ string, cfg *tls.Config) (net.Conn, error) {
-			return (&tls.Dialer{NetDialer: d, Config: cfg}).DialContext(ctx, network, r.tls)
-		},
-		TLSClientConfig:    r.trust(),
-		DisableCompression: true,
-	}
-	r.t.Cleanup(tr.CloseIdleConnections)
+	tr := transportHTTP1(r).(*http.Transport)
+	tr.Protocols = new(http.Protocols)
+	tr.Protocols.SetHTTP2(true)
 	return tr
 }
 
