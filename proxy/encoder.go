@@ -6,6 +6,8 @@ import (
 	"github.com/andybalholm/brotli"
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+
+	"gatecontrol/model"
 )
 
 // An encoder takes about 1 MiB, so their number is bounded. What finds none free is
@@ -113,7 +115,9 @@ func (st *answerStream) encodeTo(w io.Writer) (total int64, err error) {
 		if len(enc.out) > 0 {
 			m, err := w.Write(enc.out)
 			total += int64(m)
+			st.visit.record.Size += int64(m)
 			if err != nil {
+				st.visit.record.Cut = model.CutByClient
 				return total, err
 			}
 			enc.out = enc.out[:0]

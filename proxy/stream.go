@@ -58,7 +58,10 @@ func (st *answerStream) SupportsBodyWriteTo() bool { return true }
 
 func (st *answerStream) Read(p []byte) (int, error) {
 	n, err := st.bc.body.Read(p)
-	switch st.visit.record.Size += int64(n); {
+	if st.encoder == nil { // else what leaves it is counted
+		st.visit.record.Size += int64(n)
+	}
+	switch {
 	case err == io.EOF:
 		lines := st.bc.body.Trailer()
 		if set := st.route.toClient; len(set) > 0 {
