@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"net/netip"
 	"strconv"
 	"time"
 
@@ -14,6 +15,19 @@ import (
 type gate interface {
 	// check returns nil to let the request pass.
 	check(v *visit) *verdict
+}
+
+// admits asks the gates that go by the address alone whether they let it in.
+func (r *route) admits(addr netip.Addr) bool {
+	for _, g := range r.gates {
+		switch g.gate.(type) {
+		case insideGate, aclGate, *ipFilter:
+			if g.check(&visit{addr: addr, dry: true}) != nil {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // draft is a route that is being compiled.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/netip"
 	"strconv"
@@ -152,8 +153,11 @@ func TestGates(t *testing.T) {
 						t.Errorf("%s: %q, want %q", tt.answer[i], got, tt.answer[i+1])
 					}
 				}
-				if !strings.Contains(body, "backend") && len(resp.Header.Get("X-Request-Id")) != 32 {
-					t.Errorf("request id %q", resp.Header.Get("X-Request-Id"))
+				if !strings.Contains(body, "backend") {
+					h := resp.Header
+					if len(h.Get("X-Request-Id")) != 32 || h.Get("Cache-Control") != "no-store" || h.Get("X-Content-Type-Options") != "nosniff" || h.Get("Referrer-Policy") != "no-referrer" {
+						t.Errorf("fields of the answer: %v", h)
+					}
 				}
 			})
 		}
@@ -179,6 +183,47 @@ func TestRefusalBeforeBody(t *testing.T) {
 				t.Errorf("%q, %v", line, err)
 			}
 		})
+	}
+}
+
+// TestGatesOfOpenUpgrades: who is let in no more leaves after the time of grace, and
+// nobody else does.
+func TestGatesOfOpenUpgrades(t *testing.T) {
+	addr := rawBackend(t, func(c net.Conn, br *bufio.Reader) {
+		if _, err := http.ReadRequest(br); err != nil {
+			return
+		}
+		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+		io.Copy(c, br)
+	})
+	r := newRig(t, gated(addr, RouteOptions{}), func(_ *Options, l *limits) { l.grace = 20 * time.Millisecond })
+	open := func(from string) (net.Conn, *bufio.Reader) {
+		r.from = from
+		c := r.dial()
+		io.WriteString(c, "GET / HTTP/1.1\r\nHost: app.test\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+		br := bufio.NewReader(c)
+		if resp, err := http.ReadResponse(br, nil); err != nil || resp.StatusCode != 101 {
+			t.Fatal(err)
+		}
+		return c, br
+	}
+	echo := func(c net.Conn, br *bufio.Reader) error {
+		io.WriteString(c, "x")
+		_, err := br.ReadByte()
+		return err
+	}
+	two, fromTwo := open(peerTwo)
+	_, fromThree := open(peerThree)
+	r.commit(gated(addr, RouteOptions{Internal: &model.BlockReply{Action: model.BlockEmpty}, ACL: &ACL{[]netip.Addr{netip.MustParseAddr(peerTwo)}}}))
+	if _, err := fromThree.ReadByte(); err == nil {
+		t.Error("who is not in the list is still connected")
+	}
+	if err := echo(two, fromTwo); err != nil {
+		t.Errorf("who is in the list: %v", err)
+	}
+	r.commit(gated(addr, RouteOptions{IPFilter: &model.IPFilter{Mode: model.FilterBlacklist, Rules: []model.IPRule{{Type: model.RuleIP, Value: peerTwo}}}}))
+	if _, err := fromTwo.ReadByte(); err == nil {
+		t.Error("who is on the black list is still connected")
 	}
 }
 

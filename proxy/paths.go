@@ -122,7 +122,7 @@ func (s *Server) redirect(ctx *fasthttp.RequestCtx, p *pathRule) {
 		location = append(location, query...)
 	}
 	location = append(append(location, p.fragment...), "\r\n"...)
-	s.reply(ctx, p.status, string(location), nil)
+	s.reply(ctx, p.status, ownFields+string(location), nil)
 }
 
 // appendTarget writes the target byte for byte, without a prefix that is taken off.

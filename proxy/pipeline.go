@@ -112,7 +112,7 @@ func (s *Server) redirectToHTTPS(ctx *fasthttp.RequestCtx, r *route) {
 	} else {
 		loc = append(loc, '/')
 	}
-	s.reply(ctx, fasthttp.StatusPermanentRedirect, "Location: "+string(loc)+"\r\n", nil)
+	s.reply(ctx, fasthttp.StatusPermanentRedirect, ownFields+"Location: "+string(loc)+"\r\n", nil)
 }
 
 // parserFailed answers what fasthttp's parser refuses after our checks passed.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -18,6 +19,7 @@ type upgrade struct {
 	client client
 	bc     *backendConn
 	visit  *visit
+	addr   netip.Addr // of the client
 	route  *route
 	key    poolKey     // where its bytes go
 	doom   *time.Timer // ends it when its route stays away; guarded by upgrades.mu
@@ -38,7 +40,7 @@ func (ex *exchange) switchProtocols(ctx *fasthttp.RequestCtx) error {
 		return errAnswer
 	}
 	s := ex.srv
-	u := &upgrade{client: ex.client, bc: ex.bc, visit: ex.visit, route: ex.route, key: ex.up.pool.key}
+	u := &upgrade{client: ex.client, bc: ex.bc, visit: ex.visit, addr: ex.client.Address(), route: ex.route, key: ex.up.pool.key}
 	if !s.upgrades.add(u) {
 		return errTooManyUpgrades
 	}
@@ -187,8 +189,8 @@ func (r *upgrades) remove(u *upgrade) {
 	}
 }
 
-// judge gives upgrades whose route is gone, or leads elsewhere, their time of
-// grace. A route that is back by then has saved them.
+// judge gives upgrades whose route is gone, leads elsewhere, or lets their client
+// in no more, their time of grace. A route that is back by then has saved them.
 func (r *upgrades) judge(s *Server) {
 	snap := s.snapshot.Load()
 	r.mu.Lock()
@@ -213,7 +215,7 @@ func (r *upgrades) execute(s *Server, u *upgrade) {
 // has reports whether requests can still go where u went.
 func (s *snapshot) has(u *upgrade) bool {
 	now := s.hosts[u.route.host]
-	return now != nil && now.id == u.route.id && now.leadsTo(u.key)
+	return now != nil && now.id == u.route.id && now.leadsTo(u.key) && now.admits(u.addr)
 }
 
 // closeAll ends all upgrades, and those to come.
