@@ -299,6 +299,35 @@ func TestStatelessReset(t *testing.T) {
 	}
 }
 
+// TestClientMoves has a client come from another address within its connection:
+// requests are judged and forwarded by where it is when it makes them.
+func TestClientMoves(t *testing.T) {
+	r := newRig(t, site(backend(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Header.Get("X-Forwarded-For")) })))
+	relay := newRelay(t)
+	relay.lead(r.quic())
+	tc := r.trust()
+	tc.ServerName, tc.NextProtos = "app.test", []string{"h3"}
+	ctx, cancel := context.WithTimeout(context.Background(), speakingTime)
+	defer cancel()
+	c, err := quic.DialAddr(ctx, relay.front.LocalAddr().String(), tc, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.CloseWithError(h3NoError, "")
+	where := func() string { return askHTTP3(t, c, ask{method: "GET", target: "/", host: "app.test"}).body }
+	if got := where(); got != "127.0.0.1" {
+		t.Fatalf("first from %q", got)
+	}
+	relay.leadFrom("127.0.0.2", r.quic())
+	eventually(t, "the client has proved its new address", func() bool { return where() == "127.0.0.2" })
+	_ = c.CloseWithError(h3NoError, "")
+	eventually(t, "no connection is counted", func() bool {
+		r.srv.census.mu.Lock()
+		defer r.srv.census.mu.Unlock()
+		return len(r.srv.census.clients) == 0
+	})
+}
+
 // relay carries the datagrams of one client to a server that can be replaced.
 type relay struct {
 	t       *testing.T
@@ -340,8 +369,11 @@ func newRelay(t *testing.T) *relay {
 }
 
 // lead sends from now on to addr, from another port.
-func (r *relay) lead(addr string) {
-	c, err := net.Dial("udp", addr)
+func (r *relay) lead(addr string) { r.leadFrom("127.0.0.1", addr) }
+
+// leadFrom does so from another address.
+func (r *relay) leadFrom(from, addr string) {
+	c, err := (&net.Dialer{LocalAddr: &net.UDPAddr{IP: net.ParseIP(from)}}).Dial("udp", addr)
 	if err != nil {
 		r.t.Fatal(err)
 	}

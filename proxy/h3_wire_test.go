@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/quic-go/qpack"
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/quicvarint"
 )
@@ -207,6 +208,54 @@ func FuzzHTTP3(f *testing.F) {
 				break
 			}
 			rest = rest[len(head)+int(length):]
+		}
+	})
+}
+
+// FuzzFieldSection decodes field sections. What is taken for a request must be one
+// under the rules of HTTP/1.1, too, since that is what the backend gets.
+func FuzzFieldSection(f *testing.F) {
+	for _, a := range []ask{
+		{method: "GET", target: "/a?b", host: "app.test", fields: []pair{{"accept", "*/*"}, {"cookie", "a=1"}, {"cookie", "b=2"}}},
+		{method: "POST", target: "/", host: "app.test:443", body: "abc", fields: []pair{{"expect", "100-continue"}}},
+		{method: "OPTIONS", target: "*", host: "app.test", fields: []pair{{"host", "app.test"}}},
+	} {
+		section := fieldSection(a.head())
+		head, _, _ := cutFrame(section)
+		f.Add(section[len(head):])
+	}
+	decoder := qpack.NewDecoder()
+	f.Fuzz(func(t *testing.T, section []byte) {
+		var h streamHead
+		h.reset()
+		for next := decoder.Decode(section); h.status == 0; {
+			field, err := next()
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				return
+			}
+			h.add(field.Name, field.Value)
+		}
+		if h.finish(true) != 0 {
+			return
+		}
+		text := h.appendText(nil)
+		line, rest := cutLine(text)
+		method, _, _ := bytes.Cut(line, space)
+		text = append(append(append(append([]byte(nil), method...), ' '), h.path...), " HTTP/1.1\r\n"...)
+		text = append(text, rest...)
+		var one requestHead
+		if status := one.parse(text); status != 0 {
+			t.Fatalf("%d for %q", status, text)
+		}
+		if !bytes.Equal(one.target, h.path) {
+			t.Fatalf("target %q, not %q", one.target, h.path)
+		}
+		var scan headScan
+		if n, _ := scan.next(text); n != len(text) && len(text) < maxFieldBlock {
+			t.Fatalf("%d of %d bytes are a head: %q", n, len(text), text)
 		}
 	})
 }

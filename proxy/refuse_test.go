@@ -186,7 +186,7 @@ func TestSameAtRandom(t *testing.T) {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			defer func() {
 				if t.Failed() {
-					t.Log(fmt.Sprintf("seed %d: %+q", seed, fmt.Sprintf("%+v", a)))
+					t.Logf("seed %d: %+q", seed, fmt.Sprintf("%+v", a))
 				}
 			}()
 			sameRequest(t, r, got, a)
