@@ -207,10 +207,10 @@ const maxRetryAfter = 8 * 24 * time.Hour
 
 // watcher notes in the attempt what an authority says of when to come again. It
 // is the answer that has it; the error that the library makes of it does not.
-type watcher struct{ http.RoundTripper }
+type watcher struct{ *http.Transport }
 
 func (w watcher) RoundTrip(r *http.Request) (*http.Response, error) {
-	resp, err := w.RoundTripper.RoundTrip(r)
+	resp, err := w.Transport.RoundTrip(r)
 	if err != nil || resp.StatusCode != http.StatusTooManyRequests && resp.StatusCode != http.StatusServiceUnavailable {
 		return resp, err
 	}

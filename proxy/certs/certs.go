@@ -91,7 +91,7 @@ type Manager struct {
 	mu       sync.Mutex
 	names    []string
 	uploads  []Upload
-	zones    []Zone
+	zones    zones
 	arranged time.Time           // when table was made
 	subjects map[string]*subject // of names that an authority certifies
 	wake     chan struct{}       // holds one value if the schedule changed
@@ -157,6 +157,9 @@ const never = 100 * 365 * 24 * time.Hour
 // Close ends what New began. Run must have ended.
 func (m *Manager) Close() error {
 	m.cache.Stop()
+	for _, a := range m.cas {
+		a.client.CloseIdleConnections()
+	}
 	return nil
 }
 
@@ -185,10 +188,11 @@ func (m *Manager) Serve(names []string) { m.change(func() { m.names = names }) }
 
 // Set replaces the certificates that were brought, and the zones. What failed in a
 // zone is tried again at once: it may have been set right.
-func (m *Manager) Set(uploads []Upload, zones []Zone) {
+func (m *Manager) Set(uploads []Upload, list []Zone) {
+	zones := indexZones(list)
 	m.change(func() {
 		for _, s := range m.subjects {
-			if s.Failures > 0 && (zoneOf(m.zones, s.name) != nil || zoneOf(zones, s.name) != nil) {
+			if s.Failures > 0 && (m.zones.of(s.name) != nil || zones.of(s.name) != nil) {
 				s.Retry, s.next = time.Time{}, time.Time{}
 			}
 		}

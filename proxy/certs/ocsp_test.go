@@ -41,22 +41,3 @@ func TestOCSP(t *testing.T) {
 		t.Errorf("%+v", st)
 	}
 }
-
-// BenchmarkCertificate is what a handshake pays to find the certificate of one of
-// 10 000 names.
-func BenchmarkCertificate(b *testing.B) {
-	r := newRig(b, setup{tune: func(o *Options, _ *times) { o.CAs = nil }})
-	names := make([]string, 10_000)
-	for i := range names {
-		names[i] = time.Duration(i).String() + ".example.com"
-	}
-	r.m.Serve(names)
-	u := brought(b, time.Hour, "*.example.com")
-	r.m.Set([]Upload{u}, nil)
-	b.ReportAllocs()
-	for b.Loop() {
-		if c, err := r.m.Certificate(names[7000]); err != nil || c != u.Cert {
-			b.Fatal(err)
-		}
-	}
-}

@@ -13,11 +13,12 @@ import (
 // had. Names of which the same holds as before keep their state.
 func (m *Manager) arrangeLocked(now time.Time) {
 	m.arranged = now
+	uploads := indexUploads(m.uploads, now)
 	table := make(map[string]*entry, len(m.names))
 	subjects := make(map[string]*subject)
 	for _, name := range m.names {
 		e := new(entry)
-		if e.upload = m.uploadOf(name, now); e.upload == nil && m.certifies(name) {
+		if e.upload = uploads.of(name); e.upload == nil && m.certifies(name) {
 			key, _ := m.subjectOf(name)
 			s := subjects[key]
 			if s == nil {
@@ -54,51 +55,64 @@ func (m *Manager) certifies(name string) bool {
 	return model.DomainIsPublic(name)
 }
 
-// uploadOf returns the certificate that was brought for a name: an exact name
-// before a wildcard, and of those the one that lasts longest. One that has
-// expired no longer wins.
-func (m *Manager) uploadOf(name string, now time.Time) *tls.Certificate {
-	var best *tls.Certificate
-	exact := false
-	for _, u := range m.uploads {
-		if !model.Covers(u.Names, name) || now.After(u.Cert.Leaf.NotAfter) {
+// uploadIndex finds what was brought by the names that it covers: of several for
+// one name the one that lasts longest. One that has expired no longer wins.
+type uploadIndex map[string]*tls.Certificate
+
+func indexUploads(list []Upload, now time.Time) uploadIndex {
+	index := make(uploadIndex)
+	for _, u := range list {
+		end := u.Cert.Leaf.NotAfter
+		if now.After(end) {
 			continue
 		}
-		is := model.Covers([]string{name}, name) && contains(u.Names, name)
-		if best == nil || is && !exact || is == exact && u.Cert.Leaf.NotAfter.After(best.Leaf.NotAfter) {
-			best, exact = u.Cert, is
+		for _, name := range u.Names {
+			if c := index[name]; c == nil || end.After(c.Leaf.NotAfter) {
+				index[name] = u.Cert
+			}
 		}
 	}
-	return best
+	return index
 }
 
-func contains(names []string, name string) bool {
-	for _, n := range names {
-		if n == name {
-			return true
-		}
+// of returns the certificate for a host: an exact name comes before a wildcard,
+// which stands for one label.
+func (x uploadIndex) of(host string) *tls.Certificate {
+	if c := x[host]; c != nil {
+		return c
 	}
-	return false
+	if _, parent, ok := strings.Cut(host, "."); ok {
+		return x["*."+parent]
+	}
+	return nil
 }
 
-// zoneOf returns the zone that a name is in: the nearest one above. The name may
-// be a wildcard.
-func zoneOf(zones []Zone, name string) *Zone {
-	name = strings.TrimPrefix(name, "*.")
-	var best *Zone
-	for i := range zones {
-		z := &zones[i]
-		if (name == z.Zone || strings.HasSuffix(name, "."+z.Zone)) && (best == nil || len(z.Zone) > len(best.Zone)) {
-			best = z
+// zones are the zones by name.
+type zones map[string]*Zone
+
+func indexZones(list []Zone) zones {
+	index := make(zones, len(list))
+	for i := range list {
+		index[list[i].Zone] = &list[i]
+	}
+	return index
+}
+
+// of returns the zone that a name is in, nil if it is in none: the nearest one
+// above. The name may be a wildcard.
+func (z zones) of(name string) *Zone {
+	for at := strings.TrimPrefix(name, "*."); at != ""; _, at, _ = strings.Cut(at, ".") {
+		if zone := z[at]; zone != nil {
+			return zone
 		}
 	}
-	return best
+	return nil
 }
 
 // subjectOf returns the name for which the certificate of a host is asked, and
 // the zone that proves it, nil if it is proven over HTTP or TLS.
 func (m *Manager) subjectOf(host string) (string, *Zone) {
-	z := zoneOf(m.zones, host)
+	z := m.zones.of(host)
 	if z != nil && z.Wildcard {
 		if label, parent, _ := strings.Cut(host, "."); label != "" && parent == z.Zone {
 			return "*." + z.Zone, z

@@ -123,7 +123,7 @@ func (m *Manager) step(ctx context.Context, s *subject) {
 	wanted := cert == nil || s.revoked || s.asked || !now.Before(s.renewAt())
 	ready := s.asked || !now.Before(s.Retry)
 	before := s.history
-	a.zone = zoneOf(m.zones, s.name)
+	a.zone = m.zones.of(s.name)
 	m.mu.Unlock()
 	if wanted && ready {
 		err := m.obtain(a.in(ctx), s, cert != nil)
