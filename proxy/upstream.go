@@ -261,11 +261,14 @@ func (bc *backendConn) hasMore() bool {
 	if b := &bc.body; b.framing == chunkedBody && b.canGoOn() || b.framing != chunkedBody && len(bc.in.buffered()) > 0 {
 		return true
 	}
-	if bc.sock == nil {
-		return false
+	switch {
+	case bc.tunnel != nil:
+		return !bc.tunnel.Quiet()
+	case bc.sock != nil:
+		n, _ := bc.peek() // fails, too, when the read deadline has passed
+		return n >= 0
 	}
-	n, _ := bc.peek()
-	return n > 0
+	return false
 }
 
 // peek looks whether the socket can be read: n is negative if it cannot, and 0 at
