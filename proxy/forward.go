@@ -294,7 +294,7 @@ func (ex *exchange) fail(ctx *fasthttp.RequestCtx, err error) {
 	}
 	status := fasthttp.StatusBadGateway
 	switch {
-	case errors.Is(err, errTooManyUpgrades):
+	case errors.Is(err, errTooManyUpgrades), errors.Is(err, errTooManyStreams):
 		status = fasthttp.StatusServiceUnavailable
 	case errors.Is(err, errUnreachable): // also if it took too long: a peer that is away is silent
 	case isTimeout(err):

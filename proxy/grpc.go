@@ -9,19 +9,19 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
-
-	"golang.org/x/net/http2"
+	"time"
 )
 
 // gRPC is HTTP/2 by definition, so a request that says it is gRPC goes to its
 // backend over HTTP/2: with prior knowledge on a plain connection, by ALPN on TLS
-// (RFC 9113, section 3). x/net's client speaks it. To an exchange each of its
+// (RFC 9113, section 3). net/http's client speaks it. To an exchange each of its
 // requests looks like a connection of HTTP/1.1 with chunks and trailers, so that
 // everything between the doors and the backends holds for gRPC, too.
 
 // maxMultiplexed is how many HTTP/2 connections a target has at most. Each takes a
-// hundred requests or more at a time; those beyond wait for a turn.
+// hundred requests or more at a time; what is beyond is refused.
 const maxMultiplexed = 16
 
 // isGRPC reports whether a Content-Type is that of gRPC, and not of what carries it
@@ -32,58 +32,74 @@ func isGRPC(contentType []byte) bool {
 		(len(contentType) == len(prefix) || contentType[len(prefix)] == '+' || contentType[len(prefix)] == ';')
 }
 
-// newMultiplexer makes the client side of HTTP/2, with the limits of one stream
-// and connection that the doors have.
-func newMultiplexer(l *limits) (*http2.Transport, error) {
-	return http2.ConfigureTransports(&http.Transport{
+// newMultiplexer makes the client side of HTTP/2, with the limits of streams and
+// connections that the doors have.
+func (p *pool) newMultiplexer() *http.Transport {
+	t := &http.Transport{
+		DialContext:            p.dialMultiplexed,
+		DialTLSContext:         p.dialMultiplexed,
 		DisableCompression:     true,
-		IdleConnTimeout:        l.backendIdle,
 		MaxResponseHeaderBytes: maxAnswerHead,
 		HTTP2:                  &http.HTTP2Config{MaxReceiveBufferPerStream: h2StreamWindow, MaxReceiveBufferPerConnection: h2ConnWindow},
-	})
+		Protocols:              new(http.Protocols),
+	}
+	t.Protocols.SetHTTP2(p.key.tls)
+	t.Protocols.SetUnencryptedHTTP2(!p.key.tls)
+	return t
 }
 
 var errNoHTTP2 = errors.New("backend does not speak HTTP/2")
 
-// multiplexed returns an HTTP/2 connection to the target.
-func (p *pool) multiplexed() (*http2.ClientConn, error) {
-	p.mu.Lock()
-	kept := p.multi[:0]
-	var free, busy *http2.ClientConn
-	for _, cc := range p.multi {
-		state := cc.State()
-		if state.Closed || state.Closing {
-			continue
-		}
-		kept = append(kept, cc)
-		switch {
-		case cc.CanTakeNewRequest() && state.StreamsActive+state.StreamsReserved < int(state.MaxConcurrentStreams):
-			free = cc
-		default:
-			busy = cc
-		}
-	}
-	clear(p.multi[len(kept):])
-	p.multi = kept
-	p.mu.Unlock()
-	if free != nil {
-		return free, nil
-	}
-	if len(kept) >= maxMultiplexed {
-		return busy, nil
-	}
-	bc, err := p.connect(p.srv.dialer2)
+func (p *pool) dialMultiplexed(context.Context, string, string) (net.Conn, error) {
+	bc, err := p.connect()
 	if err != nil {
 		return nil, err
 	}
 	p.srv.opened(bc)
-	if t, ok := bc.Conn.(*tls.Conn); ok && t.ConnectionState().NegotiatedProtocol != http2.NextProtoTLS {
-		_ = bc.Close()
+	if !p.key.tls {
+		return bc, nil
+	}
+	t, err := p.secure(p.srv.dialer2, bc)
+	if err != nil {
+		return nil, err
+	}
+	if tc, ok := t.(*tls.Conn); !ok || tc.ConnectionState().NegotiatedProtocol != "h2" {
+		_ = t.Close()
 		return nil, errNoHTTP2
 	}
-	cc, err := p.srv.multiplexer.NewClientConn(bc)
+	return t, nil
+}
+
+// multiplexed returns an HTTP/2 connection to the target, with a request of it
+// reserved.
+func (p *pool) multiplexed() (*http.ClientConn, error) {
+	p.mu.Lock()
+	p.multi = slices.DeleteFunc(p.multi, func(cc *http.ClientConn) bool { return cc.Err() != nil })
+	for _, cc := range p.multi {
+		if cc.Reserve() == nil {
+			p.mu.Unlock()
+			return cc, nil
+		}
+	}
+	full := len(p.multi) >= maxMultiplexed
+	if p.multiplexer == nil {
+		p.multiplexer = p.newMultiplexer()
+	}
+	t := p.multiplexer
+	p.mu.Unlock()
+	if full {
+		return nil, errTooManyStreams
+	}
+	scheme := "http"
+	if p.key.tls {
+		scheme = "https"
+	}
+	cc, err := t.NewClientConn(context.Background(), scheme, p.key.addr.String())
 	if err != nil {
-		_ = bc.Close()
+		return nil, err
+	}
+	if err := cc.Reserve(); err != nil {
+		_ = cc.Close()
 		return nil, err
 	}
 	p.mu.Lock()
@@ -91,18 +107,49 @@ func (p *pool) multiplexed() (*http2.ClientConn, error) {
 	closed := p.closed
 	p.mu.Unlock()
 	if closed {
-		cc.SetDoNotReuse() // closes with its last request
+		closeMultiplexed([]*http.ClientConn{cc})
+	} else {
+		p.watchIdle(cc)
 	}
 	return cc, nil
 }
 
-// closeMultiplexed ends what is unused now, and the rest with its last request.
-func closeMultiplexed(all []*http2.ClientConn) {
-	for _, cc := range all {
-		cc.SetDoNotReuse()
-		if state := cc.State(); state.StreamsActive+state.StreamsReserved+state.StreamsPending == 0 {
+var errTooManyStreams = errors.New("all connections of HTTP/2 are in full use")
+
+// watchIdle closes cc once it has not been used for the idle limit.
+func (p *pool) watchIdle(cc *http.ClientConn) {
+	limit := p.srv.limits.backendIdle
+	timer := time.AfterFunc(limit, func() {
+		p.mu.Lock()
+		idle := cc.InFlight() == 0
+		if idle {
+			p.multi = slices.DeleteFunc(p.multi, func(other *http.ClientConn) bool { return other == cc })
+		}
+		p.mu.Unlock()
+		if idle {
 			_ = cc.Close()
 		}
+	})
+	cc.SetStateHook(func(cc *http.ClientConn) {
+		switch {
+		case cc.Err() != nil:
+			timer.Stop()
+		case cc.InFlight() == 0:
+			timer.Reset(limit)
+		}
+	})
+}
+
+// closeMultiplexed ends what is unused now, and the rest with its last request.
+func closeMultiplexed(all []*http.ClientConn) {
+	for _, cc := range all {
+		closeUnused := func(cc *http.ClientConn) {
+			if cc.Err() == nil && cc.InFlight() == 0 {
+				_ = cc.Close()
+			}
+		}
+		cc.SetStateHook(closeUnused)
+		closeUnused(cc)
 	}
 }
 
@@ -140,9 +187,10 @@ func (c *grpcConn) Close() error {
 
 // translate reads one request of HTTP/1.1 from nc, has cc send it, and writes the
 // answer as one of HTTP/1.1. Whatever fails leaves it without its end.
-func (s *Server) translate(ctx context.Context, cc *http2.ClientConn, secure bool, nc net.Conn) {
+func (s *Server) translate(ctx context.Context, cc *http.ClientConn, secure bool, nc net.Conn) {
 	in, err := http.ReadRequest(bufio.NewReaderSize(nc, pieceSize))
 	if err != nil {
+		cc.Release()
 		return
 	}
 	req := in.WithContext(ctx)

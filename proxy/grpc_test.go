@@ -86,7 +86,9 @@ func TestGRPC(t *testing.T) {
 			})
 			cfg := site(netip.MustParseAddrPort(ln.Addr().String()))
 			cfg.Routes[0].Target.TLS = secure
-			r := newRig(t, cfg, func(_ *Options, l *limits) { l.patience = 20 * time.Millisecond })
+			r := newRig(t, cfg, func(_ *Options, l *limits) {
+				l.patience, l.backendIdle = 20*time.Millisecond, 50*time.Millisecond
+			})
 			trust := r.trust()
 			trust.ServerName = "app.test"
 			cc, err := grpc.NewClient("passthrough:///app.test", grpc.WithTransportCredentials(credentials.NewTLS(trust)),
@@ -98,6 +100,12 @@ func TestGRPC(t *testing.T) {
 			}
 			t.Cleanup(func() { cc.Close() })
 			callGRPC(t, svc, pb.NewTestServiceClient(cc))
+			eventually(t, "the connection is closed when it is not used", func() bool {
+				p := r.srv.snapshot.Load().hosts["app.test"].upstream.pool
+				p.mu.Lock()
+				defer p.mu.Unlock()
+				return len(p.multi) == 0
+			})
 		})
 	}
 }

@@ -90,16 +90,14 @@ type Options struct {
 // Server is the HTTP plane. All methods may be called at any time from any
 // goroutine, but Prepare, Commit and Abort by one at a time.
 type Server struct {
-	opts   Options
-	limits limits
-	fast   *fasthttp.Server
-	tls    *tls.Config
-	quic   *tls.Config // the same policy for HTTP/3
-	qpack  *qpack.Decoder
-	dialer tlsDialer
-	// Of HTTP/2 to backends, for gRPC.
-	dialer2     tlsDialer
-	multiplexer *http2.Transport
+	opts    Options
+	limits  limits
+	fast    *fasthttp.Server
+	tls     *tls.Config
+	quic    *tls.Config // the same policy for HTTP/3
+	qpack   *qpack.Decoder
+	dialer  tlsDialer
+	dialer2 tlsDialer // of HTTP/2, for gRPC
 
 	snapshot atomic.Pointer[snapshot]
 	census   census
@@ -203,10 +201,6 @@ func New(opts Options) (*Server, error) {
 		_, _ = rand.Read(s.opts.ResetKey[:]) // never fails
 	}
 	s.dialer, s.dialer2 = newTLSDialer("http/1.1"), newTLSDialer(http2.NextProtoTLS)
-	var err error
-	if s.multiplexer, err = newMultiplexer(&s.limits); err != nil {
-		return nil, err
-	}
 	s.snapshot.Store(&snapshot{})
 	return s, nil
 }

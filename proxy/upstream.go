@@ -5,13 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/netip"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	"golang.org/x/net/http2"
 )
 
 // poolKey is what backend connections are alike in. The zero key is the admin API.
@@ -30,10 +29,12 @@ type pool struct {
 	mu     sync.Mutex
 	idle   []*backendConn // the last one was used last
 	closed bool
-	sweep  *time.Timer         // set while something may idle
-	multi  []*http2.ClientConn // for gRPC
-	failed failureLog
-	rest   atomic.Int64 // until when balance passes the target by; 0: it is well
+	sweep  *time.Timer // set while something may idle
+	// For gRPC.
+	multi       []*http.ClientConn
+	multiplexer *http.Transport
+	failed      failureLog
+	rest        atomic.Int64 // until when balance passes the target by; 0: it is well
 }
 
 // backendConn is one connection to a backend, used by one exchange at a time.
@@ -166,18 +167,23 @@ var errUnreachable = errors.New("cannot connect")
 
 // dial opens a connection for exchanges.
 func (p *pool) dial() (*backendConn, error) {
-	bc, err := p.connect(p.srv.dialer)
+	bc, err := p.connect()
 	if err != nil {
 		return nil, err
+	}
+	if p.key.tls {
+		if bc.Conn, err = p.secure(p.srv.dialer, bc.Conn); err != nil {
+			return nil, err
+		}
 	}
 	bc.in.r = (*backendInput)(bc)
 	p.srv.opened(bc)
 	return bc, nil
 }
 
-// connect opens a connection, within the dial limit for the backend and, where it
-// has one, as much again for the TLS handshake, which d makes.
-func (p *pool) connect(d tlsDialer) (*backendConn, error) {
+// connect opens a connection, without the TLS that a target may want, within the
+// dial limit.
+func (p *pool) connect() (*backendConn, error) {
 	s := p.srv
 	ctx, cancel := context.WithTimeout(context.Background(), s.limits.dial)
 	defer cancel()
@@ -198,18 +204,30 @@ func (p *pool) connect(d tlsDialer) (*backendConn, error) {
 	}
 	bc.tunnel, _ = nc.(quieter)
 	bc.Conn = &socket{Conn: nc, stall: backendStall}
-	if p.key.tls {
-		ctx, cancel := context.WithTimeout(context.Background(), s.limits.dial)
-		defer cancel()
-		if bc.Conn, err = d.wrap(ctx, bc.Conn, p.key.name); err != nil {
-			p.ail()
-			return nil, fmt.Errorf("%w: %w", errUnreachable, err)
-		}
+	if !p.key.tls {
+		p.well()
 	}
+	return bc, nil
+}
+
+// secure makes the TLS handshake with the target on nc, and closes that if it fails.
+func (p *pool) secure(d tlsDialer, nc net.Conn) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), p.srv.limits.dial)
+	defer cancel()
+	t, err := d.wrap(ctx, nc, p.key.name)
+	if err != nil {
+		p.ail()
+		return nil, fmt.Errorf("%w: %w", errUnreachable, err)
+	}
+	p.well()
+	return t, nil
+}
+
+// well ends the rest of a target that could be reached.
+func (p *pool) well() {
 	if p.rest.Load() != 0 {
 		p.rest.Store(0)
 	}
-	return bc, nil
 }
 
 // ail says that a connection did not come about: the target is passed by for a
