@@ -41,11 +41,11 @@ func newClientAuth(host, bundle string, prev *snapshot) (*clientAuth, error) {
 	for rest := []byte(bundle); len(bytes.TrimSpace(rest)) > 0; {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil || block.Type != "CERTIFICATE" {
-			return nil, model.Invalid("client_ca", "%s: not a list of certificates in PEM", host)
+			return nil, model.Invalid("client_tls_ca", "%s: not a list of certificates in PEM", host)
 		}
 		cert, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
-			return nil, model.Invalid("client_ca", "%s: a certificate cannot be read", host)
+			return nil, model.Invalid("client_tls_ca", "%s: a certificate cannot be read", host)
 		}
 		a.roots.AddCert(cert)
 	}
