@@ -2,10 +2,13 @@ package proxy
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"strings"
 	"testing"
@@ -198,6 +201,35 @@ func TestIsGRPC(t *testing.T) {
 	} {
 		if got := isGRPC([]byte(text)); got != want {
 			t.Errorf("%q: %v", text, got)
+		}
+	}
+}
+
+// TestGRPCNotSpoken asks a backend for gRPC that speaks HTTP/1.1 alone. It is not
+// passed by for that: strangers could take it away from everybody.
+func TestGRPCNotSpoken(t *testing.T) {
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {}))
+	s.TLS = &tls.Config{NextProtos: []string{"http/1.1"}}
+	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, 0)
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	cfg := site(netip.MustParseAddrPort(s.Listener.Addr().String()))
+	cfg.Routes[0].Target.TLS = true
+	r := newRig(t, cfg)
+	req, _ := http.NewRequest("POST", "https://app.test/", strings.NewReader("x"))
+	req.Header.Set("Content-Type", "application/grpc")
+	req.Header.Set("Te", "trailers")
+	resp, err := r.via2().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	readAll(t, resp)
+	if resp.StatusCode != 502 {
+		t.Errorf("status %d", resp.StatusCode)
+	}
+	for _, p := range r.srv.snapshot.Load().pools {
+		if !p.usable(r.srv.elapsed()) {
+			t.Error("the backend is passed by")
 		}
 	}
 }

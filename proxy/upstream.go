@@ -216,7 +216,9 @@ func (p *pool) secure(d tlsDialer, nc net.Conn) (net.Conn, error) {
 	defer cancel()
 	t, err := d.wrap(ctx, nc, p.key.name)
 	if err != nil {
-		p.ail()
+		if d == p.srv.dialer { // without HTTP/2 it is as well as before, and anybody can ask for that
+			p.ail()
+		}
 		return nil, fmt.Errorf("%w: %w", errUnreachable, err)
 	}
 	p.well()
