@@ -67,7 +67,7 @@ func New(t testing.TB, o Options) *Authority {
 	}
 	responder, kind := "", "ecdsa"
 	if o.OCSP {
-		kind = "rsa" // whose keys pebble gives out
+		kind = "rsa"                                           // whose keys pebble gives out
 		srv := httptest.NewServer(http.HandlerFunc(a.respond)) // over plain HTTP, as they are
 		t.Cleanup(srv.Close)
 		responder = srv.URL
