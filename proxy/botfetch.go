@@ -206,7 +206,7 @@ func readCopilot(b []byte) ([]string, error) {
 }
 
 // serviceTags is the address of Azure's list, whose name changes with each issue.
-var serviceTags = regexp.MustCompile(`https?://[A-Za-z0-9.:-]+/[A-Za-z0-9/._-]*ServiceTags_Public_[0-9]+\.json`)
+var serviceTags = regexp.MustCompile(`https://[A-Za-z0-9.:-]+/[A-Za-z0-9/._-]*ServiceTags_Public_[0-9]+\.json`)
 
 func findServiceTags(b []byte) (string, error) {
 	url := serviceTags.Find(b)

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -197,6 +198,9 @@ func (s *Server) translate(ctx context.Context, cc *http.ClientConn, secure bool
 	req.RequestURI, req.URL.Host, req.URL.Scheme = "", in.Host, "http"
 	if secure {
 		req.URL.Scheme = "https"
+	}
+	if path, _, _ := strings.Cut(in.RequestURI, "?"); !strings.HasPrefix(path, "//") {
+		req.URL.Opaque = path // byte for byte
 	}
 	req.Header.Del("Connection") // TE: trailers needs none in HTTP/2
 	if req.Header.Get("User-Agent") == "" {

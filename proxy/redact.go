@@ -1,6 +1,9 @@
 package proxy
 
-import "bytes"
+import (
+	"bytes"
+	"net/url"
+)
 
 // masked stands for what nobody may read in a log.
 const masked = "[redacted]"
@@ -46,8 +49,14 @@ func needsRedaction(target []byte) bool {
 	return bytes.IndexByte(target, '?') >= 0 || bytes.HasPrefix(target, sharePrefix)
 }
 
-// isSecretName reports whether a parameter holds what lets people in.
+// isSecretName reports whether a parameter holds what lets people in, in whatever
+// way its name is written.
 func isSecretName(name []byte) bool {
+	if bytes.IndexByte(name, '%') >= 0 {
+		if plain, err := url.QueryUnescape(string(name)); err == nil {
+			name = []byte(plain)
+		}
+	}
 	for _, end := range [...]string{"token", "password", "secret", "apikey", "api_key", "signature"} {
 		if len(name) >= len(end) && equalFold(name[len(name)-len(end):], end) {
 			return true

@@ -315,6 +315,7 @@ func TestRedaction(t *testing.T) {
 		{"/?token=", "/?token="},
 		{"/?Token=a;b=c&API_KEY=d&e=f", "/?Token=[redacted];b=c&API_KEY=[redacted]&e=f"},
 		{"/?password=a?b=c", "/?password=[redacted]"},
+		{"/?%74oken=x&%zz=y&a%6", "/?%74oken=[redacted]&%zz=y&a%6"},
 		{"/?code=1&codec=2", "/?code=[redacted]&codec=2"},
 		{"/??sig=a", "/??sig=a"},
 		{"/?sig=a&&", "/?sig=[redacted]&&"},

@@ -82,7 +82,11 @@ func appendText(dst, b []byte) []byte {
 			dst = append(dst, c)
 		default:
 			r, n := utf8.DecodeRune(b)
-			dst = utf8.AppendRune(dst, r)
+			if r < 0xa0 { // a control character, too, to some terminals
+				dst = append(dst, '\\', 'u', '0', '0', digits[r>>4], digits[r&15])
+			} else {
+				dst = utf8.AppendRune(dst, r)
+			}
 			b = b[n:]
 			continue
 		}

@@ -87,7 +87,7 @@ func TestAccessLine(t *testing.T) {
 }
 
 func FuzzAccessText(f *testing.F) {
-	f.Add([]byte("a\"\\\n\xff\xe2\x80"))
+	f.Add([]byte("a\"\\\n\xff\xe2\x80\u009b"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		line := appendText(nil, b)
 		var got string
@@ -97,8 +97,8 @@ func FuzzAccessText(f *testing.F) {
 		if utf8.Valid(b) && len(b) <= accessText && got != string(b) {
 			t.Errorf("%q became %q", b, got)
 		}
-		for _, c := range line {
-			if c < ' ' || c == 0x7f {
+		for _, c := range string(line) {
+			if c < ' ' || c >= 0x7f && c < 0xa0 {
 				t.Errorf("a control character in %q", line)
 			}
 		}
