@@ -1,9 +1,8 @@
 package proxy
 
-import (
-	"io"
-)
+import "io"
 
+// readBody reads of the body: frame by frame, to the end of the stream.
 func (st *h3Stream) readBody(p []byte) (int, error) {
 	for st.left == 0 {
 		kind, length, err := nextFrame(&st.in)
