@@ -254,7 +254,7 @@ func exchangeDatagram(t testing.TB, c net.Conn, msg []byte) {
 		if _, err := c.Write(msg); err != nil {
 			t.Fatal(err)
 		}
-		_ = c.SetReadDeadline(time.Now().Add(time.Second))
+		_ = c.SetReadDeadline(time.Now().Add(patience / 100))
 		if n, err := c.Read(got); err == nil && string(got[:n]) == string(msg) {
 			return
 		}
