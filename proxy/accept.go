@@ -93,7 +93,8 @@ func cutWeight(e []byte) (r []byte, weight int) {
 	return trimSpace(r), weight
 }
 
-// parseWeight reads 0 to 1 with up to three decimals (RFC 9110, section 12.4.2).
+// parseWeight reads 0 to 1 with up to three decimals (RFC 9110, section 12.4.2), 0
+// if it is none.
 func parseWeight(b []byte) int {
 	if len(b) == 0 || len(b) > 5 || b[0] != '0' && b[0] != '1' || len(b) > 1 && b[1] != '.' {
 		return 0
@@ -106,7 +107,10 @@ func parseWeight(b []byte) int {
 		weight += int(c-'0') * unit
 		unit /= 10
 	}
-	return min(weight, 1000)
+	if weight > 1000 {
+		return 0
+	}
+	return weight
 }
 
 // matchMedia tells how closely a media range matches a form: 0 is not at all.

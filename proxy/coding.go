@@ -26,9 +26,7 @@ func acceptable(list []byte) coding {
 	for len(list) > 0 {
 		var e []byte
 		e, list = cutList(list)
-		name, params, _ := bytes.Cut(e, semicolon)
-		name = trimSpace(name)
-		weight := quality(params)
+		name, weight := cutWeight(e)
 		switch {
 		case equalFold(name, "gzip"), equalFold(name, "x-gzip"):
 			weights[gzipCoding] = weight
@@ -56,36 +54,6 @@ func acceptable(list []byte) coding {
 		return identity
 	}
 	return best
-}
-
-// quality reads the weight among parameters, in thousandths; 1000 without one, 0 if
-// it is not a weight.
-func quality(params []byte) int {
-	for len(params) > 0 {
-		var p []byte
-		p, params, _ = bytes.Cut(params, semicolon)
-		name, value, ok := bytes.Cut(p, equals)
-		if !ok || !equalFold(trimSpace(name), "q") {
-			continue
-		}
-		value = trimSpace(value)
-		if len(value) == 0 || len(value) > 5 || value[0] != '0' && value[0] != '1' || len(value) > 1 && value[1] != '.' {
-			return 0
-		}
-		weight, unit := int(value[0]-'0')*1000, 100
-		for _, c := range value[min(2, len(value)):] {
-			if !isDigit(c) {
-				return 0
-			}
-			weight += int(c-'0') * unit
-			unit /= 10
-		}
-		if weight > 1000 {
-			return 0
-		}
-		return weight
-	}
-	return 1000
 }
 
 // minCompressed is the shortest body that is worth it: a shorter one fits a packet
