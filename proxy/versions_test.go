@@ -115,15 +115,29 @@ func transportHTTP3(r *rig) http.RoundTripper {
 }
 
 // quic returns where the rig speaks HTTP/3, and has it do so from the first call
-// on: at the port of TLS, if nobody else has that.
+// on: at the port of TLS. If somebody else has that, TLS moves.
 func (r *rig) quic() string {
 	r.t.Helper()
 	r.udp.Do(func() {
 		pc, err := net.ListenPacket("udp", r.tls)
-		if err != nil {
-			if pc, err = net.ListenPacket("udp", "127.0.0.1:0"); err != nil {
-				r.t.Fatal(err)
+		for try := 0; err != nil && try < 100; try++ {
+			ln, lerr := net.Listen("tcp", "127.0.0.1:0")
+			if lerr != nil {
+				r.t.Fatal(lerr)
 			}
+			if pc, err = net.ListenPacket("udp", ln.Addr().String()); err != nil {
+				_ = ln.Close()
+				continue
+			}
+			r.tls = ln.Addr().String()
+			r.serving.Go(func() {
+				if err := r.srv.ServeTLS(ln); err != nil {
+					r.t.Errorf("serve: %v", err)
+				}
+			})
+		}
+		if err != nil {
+			r.t.Fatal(err)
 		}
 		r.packets = pc.LocalAddr().String()
 		r.serving.Go(func() {
