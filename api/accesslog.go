@@ -101,6 +101,8 @@ type traceAnswer struct {
 
 type traceData struct {
 	Entries []traceView `json:"entries"`
+	Kept    int         `json:"kept" doc:"Entries there are, listed or not: 256 at most"`
+	Dropped int64       `json:"dropped" doc:"Entries forgotten early since tracing was switched on, since all routes together kept too much"`
 }
 
 func (s *Server) traceRoute(ctx context.Context, _ *request, in *traceQuery) (traceAnswer, error) {
@@ -112,7 +114,8 @@ func (s *Server) traceRoute(ctx context.Context, _ *request, in *traceQuery) (tr
 	if err := bad.Err(); err != nil {
 		return traceAnswer{}, err
 	}
-	list := s.Trace(in.ID, in.Limit, since)
+	trace := s.Trace(in.ID, in.Limit, since)
+	list := trace.Entries
 	entries := make([]traceView, len(list))
 	for i := range list {
 		e := &list[i]
@@ -124,5 +127,5 @@ func (s *Server) traceRoute(ctx context.Context, _ *request, in *traceQuery) (tr
 			entries[i].Status, entries[i].Size = &e.Status, &e.Size
 		}
 	}
-	return traceAnswer{Data: traceData{entries}}, nil
+	return traceAnswer{Data: traceData{Entries: entries, Kept: trace.Kept, Dropped: trace.Dropped}}, nil
 }

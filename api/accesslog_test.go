@@ -43,7 +43,7 @@ func TestRouteTrace(t *testing.T) {
 	get := func(query string) string {
 		return strings.TrimSpace(admin.do("GET", "/api/v1/routes/1/trace"+query, "").Body.String())
 	}
-	if got := get(""); got != `{"ok":true,"data":{"entries":[]}}` {
+	if got := get(""); got != `{"ok":true,"data":{"entries":[],"kept":0,"dropped":7}}` {
 		t.Error(got)
 	}
 	entry := model.TraceEntry{
@@ -60,7 +60,7 @@ func TestRouteTrace(t *testing.T) {
 		"?since=2026-05-01T12:00:00.000Z": `[` + first + `]`,
 		"?since=2026-05-01T12:00:00.001Z": `[]`,
 	} {
-		if got := get(query); got != `{"ok":true,"data":{"entries":`+want+`}}` {
+		if got := get(query); got != `{"ok":true,"data":{"entries":`+want+`,"kept":2,"dropped":7}}` {
 			t.Errorf("%s: %s", query, got)
 		}
 	}

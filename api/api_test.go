@@ -147,12 +147,12 @@ func newFixture(t testing.TB, change ...func(*Options)) *fixture {
 		Conditions: func() []telemetry.Condition { return f.conditions },
 		AccessLog:  f.access.List,
 		Explain:    func(q model.ExplainRequest) (*model.Explanation, error) { return f.explain(q) },
-		Trace: func(id model.RouteID, limit int, since time.Time) []model.TraceEntry {
+		Trace: func(id model.RouteID, limit int, since time.Time) *model.Trace {
 			i := slices.IndexFunc(f.trace, func(e model.TraceEntry) bool { return !e.At.After(since) })
 			if i < 0 {
 				i = len(f.trace)
 			}
-			return f.trace[:min(i, limit)]
+			return &model.Trace{Entries: f.trace[:min(i, limit)], Kept: len(f.trace), Dropped: 7}
 		},
 		Events: events.NewLog(f.db, log),
 		Backup: backup.New(backup.Options{DB: f.db, Now: f.clock.now}),

@@ -51,7 +51,7 @@ type Options struct {
 	// AccessLog returns requests to the proxy, newest first, and their number in all.
 	AccessLog func(q telemetry.AccessQuery, limit, offset int) ([]telemetry.AccessEntry, int, error)
 	// Trace returns the last requests to a route since a time, newest first.
-	Trace func(id model.RouteID, limit int, since time.Time) []model.TraceEntry
+	Trace func(id model.RouteID, limit int, since time.Time) *model.Trace
 	// Explain tells what the proxy would do with a request.
 	Explain func(model.ExplainRequest) (*model.Explanation, error)
 

@@ -38,6 +38,7 @@ func (a *App) buildServices(context.Context) (err error) {
 	})
 	a.botCounts = telemetry.NewBotCounts(telemetry.BotCountsOptions{
 		DB: a.db, Log: a.log.With("part", "bots"), Interval: s.TrafficInterval.Duration(), Counts: a.proxy.Counts,
+		Counted: a.proxy.Counted,
 	})
 	a.routes = routes.New(routes.Options{
 		DB: a.db, Now: a.now, Status: a.peerStatus, BotCounts: a.botCounts.Unsaved,

@@ -56,6 +56,15 @@ type TraceEntry struct {
 	Refused   string // the step that refused it; empty: none
 }
 
+// Trace is the last requests to one route.
+type Trace struct {
+	Entries []TraceEntry // newest first
+	Kept    int          // entries there are, returned or not
+	// Dropped counts, since tracing was switched on, entries that were forgotten
+	// early, because all routes together kept too much.
+	Dropped int64
+}
+
 // ExplainRequest is a request that is only looked at.
 type ExplainRequest struct {
 	URL     string     // absolute, http or https

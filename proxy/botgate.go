@@ -4,7 +4,6 @@ import (
 	"html"
 	"io"
 	"math/rand/v2"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -62,7 +61,8 @@ func newBotGate(d *draft) (gate, error) {
 	default:
 		return nil, model.Invalid("bot_blocker_mode", "%q is not a mode", b.Mode)
 	}
-	g := &botGate{bots: d.srv.bots, count: d.srv.blocked.of(d.in.ID), verdicts: make(map[string]*verdict)}
+	d.route.blocked = d.srv.blocked.of(d.in.ID)
+	g := &botGate{bots: d.srv.bots, count: d.route.blocked, verdicts: make(map[string]*verdict)}
 	for _, name := range append([]string{customNetworks}, g.bots.Names()...) {
 		v := refuse
 		v.reason = "the address is in a network of bots: " + name
@@ -174,40 +174,4 @@ func (t *tarpit) Close() error {
 	}
 	t.visit.end()
 	return nil
-}
-
-// counters are numbers by route. They live as long as the Server, whatever becomes
-// of the routes.
-type counters struct {
-	mu sync.Mutex
-	m  map[model.RouteID]*atomic.Uint64
-}
-
-// of returns the counter of a route.
-func (c *counters) of(id model.RouteID) *atomic.Uint64 {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	n := c.m[id]
-	if n == nil {
-		if c.m == nil {
-			c.m = make(map[model.RouteID]*atomic.Uint64)
-		}
-		n = new(atomic.Uint64)
-		c.m[id] = n
-	}
-	return n
-}
-
-// Counts returns how many requests the bot blocker of each route has refused since
-// the start; routes without any are left out. The numbers only grow.
-func (s *Server) Counts() map[model.RouteID]uint64 {
-	s.blocked.mu.Lock()
-	defer s.blocked.mu.Unlock()
-	counts := make(map[model.RouteID]uint64)
-	for id, n := range s.blocked.m {
-		if n := n.Load(); n > 0 {
-			counts[id] = n
-		}
-	}
-	return counts
 }

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"gatecontrol/model"
@@ -115,13 +116,14 @@ type route struct {
 	host       string        // normalised
 	admin      bool
 	target     Target
-	options    *RouteOptions // never nil
-	gates      []namedGate   // in the order of the pipeline
-	trace      *traceRing    // nil: off
-	clientAuth *clientAuth   // nil: clients need no certificate
-	upstream   upstream      // target, and how it is reached
-	balance    *balance      // instead of upstream, if there are several
-	sticky     string        // the cookie that names one of them; empty: none does
+	options    *RouteOptions  // never nil
+	gates      []namedGate    // in the order of the pipeline
+	trace      *traceRing     // nil: off
+	blocked    *atomic.Uint64 // requests that its bot blocker refused; nil: off
+	clientAuth *clientAuth    // nil: clients need no certificate
+	upstream   upstream       // target, and how it is reached
+	balance    *balance       // instead of upstream, if there are several
+	sticky     string         // the cookie that names one of them; empty: none does
 	paths      []pathRule
 	mirrors    []upstream
 	compress   bool

@@ -81,7 +81,7 @@ func TestExplain(t *testing.T) {
 				from = stranger
 			}
 			ask := model.ExplainRequest{URL: tt.url, Method: tt.method, Address: netip.MustParseAddr(from), Headers: tt.fields}
-			counts, traced := r.srv.Counts()[tt.route], len(r.srv.Trace(tt.route, 100, time.Time{}))
+			counts, traced := r.srv.Counts()[tt.route], len(r.srv.Trace(tt.route, 100, time.Time{}).Entries)
 			var got *model.Explanation
 			for range 3 { // nothing is used up by asking
 				var err error
@@ -89,7 +89,7 @@ func TestExplain(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if r.srv.Counts()[tt.route] != counts || len(r.srv.Trace(tt.route, 100, time.Time{})) != traced || len(r.srv.logins.known) > 1 {
+			if r.srv.Counts()[tt.route] != counts || len(r.srv.Trace(tt.route, 100, time.Time{}).Entries) != traced || len(r.srv.logins.known) > 1 {
 				t.Error("asking was counted")
 			}
 			var steps []string

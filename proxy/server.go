@@ -124,6 +124,7 @@ type Server struct {
 	bots     *Bots
 	blocked  counters // requests that bot blockers refused
 	tarpits  atomic.Int32
+	traces   traces
 	ending   chan struct{} // closed when no answer may take its time any more
 	endOnce  sync.Once
 
@@ -162,6 +163,7 @@ func New(opts Options) (*Server, error) {
 	}
 	s.heldBodies.give(heldBudget)
 	s.copiedBodies.give(copyBudget)
+	s.traces.budget = traceBudget
 	s.requests, s.logins, s.ending = newWindows(), newLogins(), make(chan struct{})
 	if s.bots = opts.Bots; s.bots == nil {
 		var err error
@@ -229,6 +231,8 @@ func (s *Server) Prepare(cfg Config) (*Pending, error) {
 func (p *Pending) Commit() {
 	old := p.srv.snapshot.Swap(p.snap)
 	p.snap.demandCertificates()
+	endTraces(old, p.snap)
+	p.srv.blocked.keep(p.snap)
 	if p.srv.opts.Serving != nil {
 		p.srv.opts.Serving(slices.Collect(maps.Keys(p.snap.hosts)))
 	}

@@ -337,7 +337,7 @@ func TestTrace(t *testing.T) {
 	})
 	traced := gated(addr, RouteOptions{Trace: true, IPFilter: &model.IPFilter{Mode: model.FilterBlacklist, Rules: []model.IPRule{{Type: model.RuleIP, Value: peerTwo}}}})
 	r := newRig(t, traced)
-	if list := r.srv.Trace(1, 10, time.Time{}); len(list) != 0 {
+	if list := r.srv.Trace(1, 10, time.Time{}).Entries; len(list) != 0 {
 		t.Errorf("before any request: %v", list)
 	}
 	done := make(chan struct{})
@@ -345,22 +345,22 @@ func TestTrace(t *testing.T) {
 		defer close(done)
 		get(t, r.client(), "http://app.test/wait?token=x")
 	}()
-	eventually(t, "the request is noted", func() bool { return len(r.srv.Trace(1, 10, time.Time{})) == 1 })
-	e := r.srv.Trace(1, 10, time.Time{})[0]
+	eventually(t, "the request is noted", func() bool { return len(r.srv.Trace(1, 10, time.Time{}).Entries) == 1 })
+	e := r.srv.Trace(1, 10, time.Time{}).Entries[0]
 	if e.Status != 0 || e.Method != "GET" || e.URI != "/wait?token=[redacted]" || e.Host != "app.test" || e.Remote != netip.MustParseAddr(stranger) ||
 		e.UserAgent != "Go-http-client/1.1" || len(e.ID) != 32 || e.At.IsZero() || e.At != e.At.Truncate(time.Millisecond) {
 		t.Errorf("while it runs: %+v", e)
 	}
 	close(release)
 	<-done
-	if e := r.srv.Trace(1, 10, time.Time{})[0]; e.Status != 200 || e.Size != 5 {
+	if e := r.srv.Trace(1, 10, time.Time{}).Entries[0]; e.Status != 200 || e.Size != 5 {
 		t.Errorf("afterwards: %+v", e)
 	}
-	if list := r.srv.Trace(1, 10, e.At); len(list) != 0 {
+	if list := r.srv.Trace(1, 10, e.At).Entries; len(list) != 0 {
 		t.Errorf("after the newest: %v", list)
 	}
 	get(t, r.clientFrom(peerTwo), "http://app.test/refused")
-	if e := r.srv.Trace(1, 10, time.Time{})[0]; e.Status != 403 || e.Refused != "ip_filter" || e.Remote != netip.MustParseAddr(peerTwo) {
+	if e := r.srv.Trace(1, 10, time.Time{}).Entries[0]; e.Status != 403 || e.Refused != "ip_filter" || e.Remote != netip.MustParseAddr(peerTwo) {
 		t.Errorf("a refused one: %+v", e)
 	}
 	r.commit(traced)
@@ -368,16 +368,16 @@ func TestTrace(t *testing.T) {
 	for i := range traceLength + 5 {
 		get(t, c, fmt.Sprintf("http://app.test/%d", i))
 	}
-	list := r.srv.Trace(1, 1000, time.Time{})
+	list := r.srv.Trace(1, 1000, time.Time{}).Entries
 	if len(list) != traceLength || list[0].URI != fmt.Sprintf("/%d", traceLength+4) || list[traceLength-1].URI != "/5" {
 		t.Errorf("%d entries from %s to %s", len(list), list[0].URI, list[len(list)-1].URI)
 	}
-	if list := r.srv.Trace(1, 2, time.Time{}); len(list) != 2 || list[0].URI != fmt.Sprintf("/%d", traceLength+4) {
+	if list := r.srv.Trace(1, 2, time.Time{}).Entries; len(list) != 2 || list[0].URI != fmt.Sprintf("/%d", traceLength+4) {
 		t.Errorf("the newest two: %v", list)
 	}
 	r.commit(site(addr))
 	r.commit(traced)
-	if list := r.srv.Trace(1, 10, time.Time{}); len(list) != 0 {
+	if list := r.srv.Trace(1, 10, time.Time{}).Entries; len(list) != 0 {
 		t.Errorf("after it was off: %v", list)
 	}
 }

@@ -3,6 +3,7 @@ package telemetry
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -18,6 +19,9 @@ type BotCountsOptions struct {
 	// Counts tells how many requests the bot blocker of each route has refused since
 	// the start of the process. The numbers only grow, and the map is only read.
 	Counts func() map[model.RouteID]uint64
+	// Counted is told what of Counts is stored. It returns the routes that it has
+	// stopped counting for, which begin at zero if they come back.
+	Counted func(map[model.RouteID]uint64) []model.RouteID
 }
 
 // BotCounts adds what bot blockers refuse to what is stored of their routes: a
@@ -75,6 +79,7 @@ func (b *BotCounts) Save(ctx context.Context) error {
 	unsaved := b.unsavedLocked(counts)
 	b.mu.Unlock()
 	if len(unsaved) == 0 {
+		b.settle(counts)
 		return nil
 	}
 	if err := b.DB.Update(ctx, func(tx *store.Tx) error {
@@ -99,10 +104,16 @@ func (b *BotCounts) Save(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
+	b.settle(counts)
+	return nil
+}
+
+// settle remembers that counts are stored, and forgets routes that are gone.
+func (b *BotCounts) settle(counts map[model.RouteID]uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for id := range unsaved {
-		b.saved[id] = counts[id]
+	maps.Copy(b.saved, counts)
+	for _, id := range b.Counted(counts) {
+		delete(b.saved, id)
 	}
-	return nil
 }

@@ -19,8 +19,19 @@ import (
 func TestBotCounts(t *testing.T) {
 	db := storetest.Open(t)
 	counts := map[model.RouteID]uint64{}
+	gone := map[model.RouteID]bool{} // routes that are not served
+	counted := func(stored map[model.RouteID]uint64) (dropped []model.RouteID) {
+		for id, n := range stored {
+			if gone[id] && counts[id] == n {
+				counts = maps.Clone(counts)
+				delete(counts, id)
+				dropped = append(dropped, id)
+			}
+		}
+		return dropped
+	}
 	fresh := func() *BotCounts {
-		return NewBotCounts(BotCountsOptions{DB: db, Log: slog.New(slog.DiscardHandler), Counts: func() map[model.RouteID]uint64 { return counts }})
+		return NewBotCounts(BotCountsOptions{DB: db, Log: slog.New(slog.DiscardHandler), Counts: func() map[model.RouteID]uint64 { return counts }, Counted: counted})
 	}
 	change := func(f func(*store.Tx) error) {
 		t.Helper()
@@ -46,6 +57,8 @@ func TestBotCounts(t *testing.T) {
 		{"some", func() { counts = map[model.RouteID]uint64{1: 3, 2: 1} }, map[model.RouteID]uint64{1: 3, 2: 1}, map[model.RouteID]uint64{1: 3, 2: 1}},
 		{"more", func() { counts = map[model.RouteID]uint64{1: 5, 2: 1} }, map[model.RouteID]uint64{1: 2}, map[model.RouteID]uint64{1: 5, 2: 1}},
 		{"a restart", func() { counts, b = map[model.RouteID]uint64{1: 1}, fresh() }, map[model.RouteID]uint64{1: 1}, map[model.RouteID]uint64{1: 6, 2: 1}},
+		{"a route is not served", func() { gone[1], counts = true, map[model.RouteID]uint64{1: 3} }, map[model.RouteID]uint64{1: 2}, map[model.RouteID]uint64{1: 8, 2: 1}},
+		{"and is again, from zero", func() { gone[1], counts = false, map[model.RouteID]uint64{1: 1} }, map[model.RouteID]uint64{1: 1}, map[model.RouteID]uint64{1: 9, 2: 1}},
 		{"a route is gone", func() {
 			change(func(tx *store.Tx) error {
 				_, err := store.Routes.Delete(tx, 2)
@@ -54,8 +67,8 @@ func TestBotCounts(t *testing.T) {
 				}
 				return err
 			})
-			counts = map[model.RouteID]uint64{1: 1, 2: 9}
-		}, map[model.RouteID]uint64{2: 9}, map[model.RouteID]uint64{1: 6}},
+			gone[2], counts = true, map[model.RouteID]uint64{1: 1, 2: 9}
+		}, map[model.RouteID]uint64{2: 9}, map[model.RouteID]uint64{1: 9}},
 	} {
 		step.do()
 		if got := b.Unsaved(); !maps.Equal(got, step.unsaved) {
@@ -80,6 +93,9 @@ func TestBotCounts(t *testing.T) {
 			t.Errorf("%s: stored %v, want %v, and %v still unsaved", step.name, got, step.stored, b.Unsaved())
 		}
 	}
+	if len(b.saved) != 1 {
+		t.Errorf("remembered after a route is gone: %v", b.saved)
+	}
 }
 
 func TestBotCountsRun(t *testing.T) {
@@ -93,7 +109,8 @@ func TestBotCountsRun(t *testing.T) {
 		var n atomic.Uint64
 		b := NewBotCounts(BotCountsOptions{
 			DB: db, Log: slog.New(slog.DiscardHandler), Interval: time.Minute,
-			Counts: func() map[model.RouteID]uint64 { return map[model.RouteID]uint64{1: n.Load()} },
+			Counts:  func() map[model.RouteID]uint64 { return map[model.RouteID]uint64{1: n.Load()} },
+			Counted: func(map[model.RouteID]uint64) []model.RouteID { return nil },
 		})
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan error, 1)
