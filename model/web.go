@@ -29,6 +29,16 @@ type Web struct {
 	Branding Branding `json:"branding"`
 }
 
+// The bounds of what a route leads to. Each backend and path has a pool of
+// connections, and a request looks through the paths; a set of backends fits a word;
+// each mirror doubles what a route sends.
+const (
+	MaxBackends = 20
+	MaxWeight   = 1000
+	MaxPaths    = 50
+	MaxMirrors  = 5
+)
+
 // DefaultWeb is what a route has of which nothing is said.
 func DefaultWeb() Web {
 	return Web{

@@ -15,9 +15,6 @@ import (
 	"gatecontrol/model"
 )
 
-// maxBackends bounds the backends of a route, for a set of them fits a word.
-const maxBackends = 20
-
 // upstream is one target that requests can be sent to.
 type upstream struct {
 	target Target
@@ -42,8 +39,8 @@ func (s *Server) balance(snap, prev *snapshot, r *route) (*balance, error) {
 	if len(backends) == 0 {
 		return nil, nil
 	}
-	if len(backends) > maxBackends {
-		return nil, model.Invalid("backends", "more than %d", maxBackends)
+	if len(backends) > model.MaxBackends {
+		return nil, model.Invalid("backends", "more than %d", model.MaxBackends)
 	}
 	b := &balance{backends: backends, members: make([]upstream, len(backends)), turns: make([]int, len(backends))}
 	for i, in := range backends {
@@ -51,8 +48,8 @@ func (s *Server) balance(snap, prev *snapshot, r *route) (*balance, error) {
 		if err := checkTarget(field, r.host, in.Target); err != nil {
 			return nil, err
 		}
-		if in.Weight < 1 || in.Weight > 1000 {
-			return nil, model.Invalid(field+".weight", "not between 1 and 1000")
+		if in.Weight < 1 || in.Weight > model.MaxWeight {
+			return nil, model.Invalid(field+".weight", "not between 1 and %d", model.MaxWeight)
 		}
 		b.members[i] = s.upstream(snap, prev, r, in.Target)
 		b.members[i].weight = in.Weight

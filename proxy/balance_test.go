@@ -228,7 +228,7 @@ func TestAllDown(t *testing.T) {
 
 func TestBackendsRefused(t *testing.T) {
 	addr := netip.MustParseAddrPort("10.8.0.2:80")
-	many := make([]Backend, maxBackends+1)
+	many := make([]Backend, model.MaxBackends+1)
 	for i := range many {
 		many[i] = Backend{Target{Addr: addr}, 1}
 	}

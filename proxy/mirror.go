@@ -14,7 +14,6 @@ import (
 )
 
 const (
-	maxMirrors  = 5        // targets of a route
 	maxMirrored = 10 << 20 // longest body that is copied
 	// maxCopies bounds the copies that are on their way, in all. A target that hangs
 	// holds each one for the whole limit.
@@ -47,8 +46,8 @@ func (s *Server) MirrorCounts() MirrorCounts {
 // mirrorsOf compiles the mirrors of r. A backend that got its own copies would do
 // everything twice.
 func (s *Server) mirrorsOf(snap, prev *snapshot, r *route) ([]upstream, error) {
-	if len(r.options.Mirrors) > maxMirrors {
-		return nil, model.Invalid("mirror_targets", "more than %d", maxMirrors)
+	if len(r.options.Mirrors) > model.MaxMirrors {
+		return nil, model.Invalid("mirror_targets", "more than %d", model.MaxMirrors)
 	}
 	var list []upstream
 	for i, t := range r.options.Mirrors {

@@ -171,7 +171,7 @@ func TestMirrorLogin(t *testing.T) {
 func TestMirrorSeveral(t *testing.T) {
 	var addrs []netip.AddrPort
 	var all []chan seen
-	for range maxMirrors - 1 {
+	for range model.MaxMirrors - 1 {
 		addr, got := mirror(t)
 		addrs, all = append(addrs, addr), append(all, got)
 	}
@@ -290,7 +290,7 @@ func TestMirrorRetry(t *testing.T) {
 func TestMirrorRefused(t *testing.T) {
 	addr := netip.MustParseAddrPort("10.8.0.3:80")
 	own := Target{Addr: netip.MustParseAddrPort("10.8.0.2:80")} // as refused has it
-	refused(t, RouteOptions{Mirrors: make([]Target, maxMirrors+1)}, "mirror_targets")
+	refused(t, RouteOptions{Mirrors: make([]Target, model.MaxMirrors+1)}, "mirror_targets")
 	refused(t, RouteOptions{Mirrors: []Target{{Addr: addr}, {}}}, "mirror_targets[1]")
 	refused(t, RouteOptions{Mirrors: []Target{{Addr: addr}, own}}, "mirror_targets[1]")
 	refused(t, RouteOptions{Mirrors: []Target{{Addr: addr}}, Backends: []Backend{{own, 1}, {Target{Addr: addr}, 1}}}, "mirror_targets[0]")

@@ -13,9 +13,6 @@ import (
 	"gatecontrol/model"
 )
 
-// maxPaths bounds the paths of a route: a request looks through them.
-const maxPaths = 100
-
 // pathRule is a Path as requests meet it.
 type pathRule struct {
 	prefix   string
@@ -29,8 +26,8 @@ type pathRule struct {
 // paths compiles the paths of r, the longest prefix first.
 func (s *Server) paths(snap, prev *snapshot, r *route) ([]pathRule, error) {
 	in := r.options.Paths
-	if len(in) > maxPaths {
-		return nil, model.Invalid("paths", "more than %d", maxPaths)
+	if len(in) > model.MaxPaths {
+		return nil, model.Invalid("paths", "more than %d", model.MaxPaths)
 	}
 	var rules []pathRule
 	for i, p := range in {

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"gatecontrol/model"
 )
 
 func TestPaths(t *testing.T) {
@@ -145,5 +147,5 @@ func TestPathsRefused(t *testing.T) {
 			refused(t, RouteOptions{Paths: []Path{{Prefix: "/fine", Target: target}, tt.path}}, "paths[1]."+tt.field)
 		})
 	}
-	refused(t, RouteOptions{Paths: make([]Path, maxPaths+1)}, "paths")
+	refused(t, RouteOptions{Paths: make([]Path, model.MaxPaths+1)}, "paths")
 }

@@ -268,7 +268,7 @@ func FuzzInput(f *testing.F) {
 			}
 		}
 		w := v.Options()
-		if len(w.IPFilter.Rules) > model.MaxIPRules || len(w.Backends) > maxBackends || len(w.Mirror.Targets) > maxMirrors || len(w.Paths) > maxPaths {
+		if len(w.IPFilter.Rules) > model.MaxIPRules || len(w.Backends) > model.MaxBackends || len(w.Mirror.Targets) > model.MaxMirrors || len(w.Paths) > model.MaxPaths {
 			t.Error("too much was let through")
 		}
 		if w.Headers != nil {

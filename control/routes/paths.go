@@ -25,8 +25,8 @@ func (in *PathInput) UnmarshalJSON(b []byte) error { return model.DecodeObject(b
 func (in *Upstreams) applyPaths(w *model.Web, r *model.Route, known roster, bad *model.Invalids) {
 	if in.Paths.Set {
 		w.Paths = nil
-		if len(in.Paths.Value) > maxPaths {
-			bad.Add("paths", "must be at most %d", maxPaths)
+		if len(in.Paths.Value) > model.MaxPaths {
+			bad.Add("paths", "must be at most %d", model.MaxPaths)
 			return
 		}
 		for i, e := range in.Paths.Value {

@@ -48,29 +48,20 @@ func (in *Upstreams) apply(w *model.Web, r *model.Route, known roster, bad *mode
 	in.applyMirror(w, r, known, bad)
 }
 
-// Bounds of lists. Each backend and path has a pool of connections; each mirror
-// doubles what a route sends.
-const (
-	maxBackends = 20
-	maxMirrors  = 5
-	maxPaths    = 50
-	maxWeight   = 1000
-)
-
 func (in *Upstreams) applyBackends(w *model.Web, known roster, bad *model.Invalids) {
 	if !in.Backends.Set {
 		return
 	}
 	w.Backends = nil
-	if len(in.Backends.Value) > maxBackends {
-		bad.Add("backends", "must be at most %d", maxBackends)
+	if len(in.Backends.Value) > model.MaxBackends {
+		bad.Add("backends", "must be at most %d", model.MaxBackends)
 		return
 	}
 	for i, e := range in.Backends.Value {
 		field := fmt.Sprintf("backends[%d]", i)
 		b := model.Backend{Peer: model.PeerID(e.Peer.Value), Weight: 1}
 		b.Port = known.target(e.Peer, e.Port, field, bad)
-		number(&b.Weight, e.Weight, field, 1, maxWeight, bad)
+		number(&b.Weight, e.Weight, field, 1, model.MaxWeight, bad)
 		if slices.ContainsFunc(w.Backends, func(o model.Backend) bool { return o.Peer == b.Peer && o.Port == b.Port }) {
 			bad.Add(field, "is there twice")
 		}
@@ -116,8 +107,8 @@ func (in *Upstreams) applyMirror(w *model.Web, r *model.Route, known roster, bad
 	set(&m.Enabled, in.MirrorEnabled)
 	if in.MirrorTargets.Set {
 		m.Targets = nil
-		if len(in.MirrorTargets.Value) > maxMirrors {
-			bad.Add("mirror_targets", "must be at most %d", maxMirrors)
+		if len(in.MirrorTargets.Value) > model.MaxMirrors {
+			bad.Add("mirror_targets", "must be at most %d", model.MaxMirrors)
 			return
 		}
 		for i, e := range in.MirrorTargets.Value {
