@@ -71,48 +71,83 @@ func (p *pool) dialMultiplexed(context.Context, string, string) (net.Conn, error
 	return t, nil
 }
 
+// dialing is an attempt to open an HTTP/2 connection. done is closed with its end,
+// after err was set.
+type dialing struct {
+	done chan struct{}
+	err  error
+}
+
 // multiplexed returns an HTTP/2 connection to the target, with a request of it
-// reserved.
+// reserved. One is opened at a time, and who finds that under way waits for it: it
+// takes a hundred requests, so a crowd that comes at once does not open one each.
 func (p *pool) multiplexed() (*http.ClientConn, error) {
-	p.mu.Lock()
-	p.multi = slices.DeleteFunc(p.multi, func(cc *http.ClientConn) bool { return cc.Err() != nil })
-	for _, cc := range p.multi {
-		if cc.Reserve() == nil {
+	for {
+		p.mu.Lock()
+		p.multi = slices.DeleteFunc(p.multi, func(cc *http.ClientConn) bool { return cc.Err() != nil })
+		for _, cc := range p.multi {
+			if cc.Reserve() == nil {
+				p.mu.Unlock()
+				return cc, nil
+			}
+		}
+		d := p.dialing
+		switch {
+		case d != nil:
 			p.mu.Unlock()
-			return cc, nil
+			<-d.done
+			if d.err != nil {
+				return nil, d.err
+			}
+		case len(p.multi) >= maxMultiplexed:
+			p.mu.Unlock()
+			return nil, errTooManyStreams
+		default:
+			d = &dialing{done: make(chan struct{}), err: errPanic}
+			p.dialing = d
+			p.mu.Unlock()
+			return p.openMultiplexed(d)
 		}
 	}
-	full := len(p.multi) >= maxMultiplexed
-	if p.multiplexer == nil {
+}
+
+// openMultiplexed opens another connection and ends d, also by a panic.
+func (p *pool) openMultiplexed(d *dialing) (cc *http.ClientConn, err error) {
+	defer func() {
+		p.mu.Lock()
+		if p.dialing = nil; cc != nil {
+			p.multi = append(p.multi, cc)
+			d.err = nil
+		} else if err != nil {
+			d.err = err
+		}
+		closed := p.closed
+		p.mu.Unlock()
+		close(d.done)
+		switch {
+		case cc == nil:
+		case closed:
+			closeMultiplexed([]*http.ClientConn{cc})
+		default:
+			p.watchIdle(cc)
+		}
+	}()
+	if p.multiplexer == nil { // who opens is alone
 		p.multiplexer = p.newMultiplexer()
-	}
-	t := p.multiplexer
-	p.mu.Unlock()
-	if full {
-		return nil, errTooManyStreams
 	}
 	scheme := "http"
 	if p.key.tls {
 		scheme = "https"
 	}
-	cc, err := t.NewClientConn(context.Background(), scheme, p.key.addr.String())
+	opened, err := p.multiplexer.NewClientConn(context.Background(), scheme, p.key.addr.String())
 	if err != nil {
 		return nil, err
 	}
-	if err := cc.Reserve(); err != nil {
-		_ = cc.Close()
+	if err := opened.Reserve(); err != nil {
+		_ = opened.Close()
 		return nil, err
 	}
-	p.mu.Lock()
-	p.multi = append(p.multi, cc)
-	closed := p.closed
-	p.mu.Unlock()
-	if closed {
-		closeMultiplexed([]*http.ClientConn{cc})
-	} else {
-		p.watchIdle(cc)
-	}
-	return cc, nil
+	return opened, nil
 }
 
 var errTooManyStreams = errors.New("all connections of HTTP/2 are in full use")

@@ -11,6 +11,8 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,7 +27,8 @@ import (
 // grpcService is a backend that speaks HTTP/2 alone.
 type grpcService struct {
 	pb.UnimplementedTestServiceServer
-	gone chan struct{} // closed when a stream of which nothing is asked ends
+	// Closed when a stream of which nothing is asked has begun, and when it ends.
+	here, gone chan struct{}
 }
 
 func (s *grpcService) UnaryCall(ctx context.Context, r *pb.SimpleRequest) (*pb.SimpleResponse, error) {
@@ -48,6 +51,7 @@ func (s *grpcService) FullDuplexCall(st pb.TestService_FullDuplexCallServer) err
 			return err
 		}
 		if len(r.ResponseParameters) == 0 {
+			close(s.here)
 			<-st.Context().Done()
 			close(s.gone)
 			return nil
@@ -63,7 +67,7 @@ func (s *grpcService) FullDuplexCall(st pb.TestService_FullDuplexCallServer) err
 func TestGRPC(t *testing.T) {
 	for _, secure := range []bool{false, true} {
 		t.Run(fmt.Sprintf("tls %v", secure), func(t *testing.T) {
-			svc := &grpcService{gone: make(chan struct{})}
+			svc := &grpcService{here: make(chan struct{}), gone: make(chan struct{})}
 			var opts []grpc.ServerOption
 			if secure {
 				cert, err := testAuthority().Certificate("backend.test")
@@ -72,37 +76,12 @@ func TestGRPC(t *testing.T) {
 				}
 				opts = append(opts, grpc.Creds(credentials.NewServerTLSFromCert(cert)))
 			}
-			gs := grpc.NewServer(opts...)
-			pb.RegisterTestServiceServer(gs, svc)
-			ln, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				t.Fatal(err)
-			}
-			served := make(chan struct{})
-			go func() {
-				defer close(served)
-				_ = gs.Serve(ln)
-			}()
-			t.Cleanup(func() {
-				gs.Stop()
-				<-served
-			})
-			cfg := site(netip.MustParseAddrPort(ln.Addr().String()))
+			cfg := site(grpcBackend(t, svc, opts...))
 			cfg.Routes[0].Target.TLS = secure
 			r := newRig(t, cfg, func(_ *Options, l *limits) {
 				l.patience, l.backendIdle = 20*time.Millisecond, 50*time.Millisecond
 			})
-			trust := r.trust()
-			trust.ServerName = "app.test"
-			cc, err := grpc.NewClient("passthrough:///app.test", grpc.WithTransportCredentials(credentials.NewTLS(trust)),
-				grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
-					return new(net.Dialer).DialContext(ctx, "tcp", r.tls)
-				}))
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { cc.Close() })
-			callGRPC(t, svc, pb.NewTestServiceClient(cc))
+			callGRPC(t, svc, grpcClient(t, r))
 			eventually(t, "the connection is closed when it is not used", func() bool {
 				p := r.srv.snapshot.Load().hosts["app.test"].upstream.pool
 				p.mu.Lock()
@@ -165,8 +144,10 @@ func callGRPC(t *testing.T, svc *grpcService, client pb.TestServiceClient) {
 	if err := st.Send(&pb.StreamingOutputCallRequest{}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := client.UnaryCall(ctx, &pb.SimpleRequest{}); err != nil { // has the message arrive first
-		t.Fatal(err)
+	select {
+	case <-svc.here:
+	case <-ctx.Done():
+		t.Fatal("the message did not arrive")
 	}
 	leave()
 	select {
@@ -232,4 +213,156 @@ func TestGRPCNotSpoken(t *testing.T) {
 			t.Error("the backend is passed by")
 		}
 	}
+}
+
+// grpcClient makes a client of the service behind app.test.
+func grpcClient(t *testing.T, r *rig) pb.TestServiceClient {
+	t.Helper()
+	trust := r.trust()
+	trust.ServerName = "app.test"
+	cc, err := grpc.NewClient("passthrough:///app.test", grpc.WithTransportCredentials(credentials.NewTLS(trust)),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", r.tls)
+		}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cc.Close() })
+	return pb.NewTestServiceClient(cc)
+}
+
+// TestGRPCConnections counts the connections to a service: one for a crowd that comes
+// at once, and never more than the limit, whatever a connection takes.
+func TestGRPCConnections(t *testing.T) {
+	t.Run("a crowd", func(t *testing.T) {
+		const crowd = 3 * maxMultiplexed
+		addr := grpcBackend(t, &grpcService{})
+		var dials atomic.Int32
+		let := make(chan struct{})
+		var r *rig
+		r = newRig(t, site(addr), func(o *Options, _ *limits) {
+			dial := o.Dial
+			o.Dial = func(ctx context.Context, network string, addr netip.AddrPort) (net.Conn, error) {
+				dials.Add(1)
+				<-let
+				return dial(ctx, network, addr)
+			}
+		})
+		client := grpcClient(t, r)
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		var calls sync.WaitGroup
+		for range crowd {
+			calls.Go(func() {
+				if _, err := client.UnaryCall(ctx, &pb.SimpleRequest{}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		eventually(t, "all of them are being served", func() bool { return r.asking() == crowd })
+		close(let)
+		calls.Wait()
+		if n := dials.Load(); n != 1 {
+			t.Errorf("%d connections for %d calls", n, crowd)
+		}
+	})
+	t.Run("the limit", func(t *testing.T) {
+		const crowd = 3 * maxMultiplexed
+		addr := grpcBackend(t, &grpcService{}, grpc.MaxConcurrentStreams(1))
+		var dials atomic.Int32
+		r := newRig(t, site(addr), func(o *Options, _ *limits) {
+			dial := o.Dial
+			o.Dial = func(ctx context.Context, network string, addr netip.AddrPort) (net.Conn, error) {
+				dials.Add(1)
+				return dial(ctx, network, addr)
+			}
+		})
+		client := grpcClient(t, r)
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		// Each stream that has echoed holds a connection for itself.
+		for i := range maxMultiplexed {
+			if err := echoOnce(ctx, client); err != nil {
+				t.Fatalf("stream %d: %v", i, err)
+			}
+		}
+		var calls sync.WaitGroup
+		for range crowd {
+			calls.Go(func() {
+				if err := echoOnce(ctx, client); status.Code(err) != codes.Unavailable {
+					t.Errorf("one too many: %v", err)
+				}
+			})
+		}
+		calls.Wait()
+		if n := dials.Load(); n != maxMultiplexed {
+			t.Errorf("%d connections, the limit is %d", n, maxMultiplexed)
+		}
+	})
+	t.Run("the one who opens panics", func(t *testing.T) {
+		addr := grpcBackend(t, &grpcService{})
+		var first atomic.Bool
+		r := newRig(t, site(addr), func(o *Options, _ *limits) {
+			dial := o.Dial
+			o.Dial = func(ctx context.Context, network string, addr netip.AddrPort) (net.Conn, error) {
+				if !first.Swap(true) {
+					panic("dialer")
+				}
+				return dial(ctx, network, addr)
+			}
+		})
+		client := grpcClient(t, r)
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		if _, err := client.UnaryCall(ctx, &pb.SimpleRequest{}); err == nil {
+			t.Error("the first call met no error")
+		}
+		if _, err := client.UnaryCall(ctx, &pb.SimpleRequest{}); err != nil {
+			t.Errorf("the second call: %v", err)
+		}
+	})
+}
+
+// echoOnce opens a stream that stays open once it has echoed.
+func echoOnce(ctx context.Context, client pb.TestServiceClient) error {
+	st, err := client.FullDuplexCall(ctx)
+	if err != nil {
+		return err
+	}
+	if err := st.Send(&pb.StreamingOutputCallRequest{ResponseParameters: []*pb.ResponseParameters{{Size: 1}}}); err != nil && err != io.EOF {
+		return err
+	}
+	_, err = st.Recv()
+	return err
+}
+
+// asking is how many requests in streams the server is at.
+func (r *rig) asking() (n int) {
+	r.srv.census.mu.Lock()
+	defer r.srv.census.mu.Unlock()
+	for _, t := range r.srv.census.clients {
+		n += int(t.requests.Load())
+	}
+	return n
+}
+
+// grpcBackend serves svc on a plain port.
+func grpcBackend(t *testing.T, svc *grpcService, opts ...grpc.ServerOption) netip.AddrPort {
+	t.Helper()
+	gs := grpc.NewServer(opts...)
+	pb.RegisterTestServiceServer(gs, svc)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan struct{})
+	go func() { // awaited below
+		defer close(served)
+		_ = gs.Serve(ln)
+	}()
+	t.Cleanup(func() {
+		gs.Stop()
+		<-served
+	})
+	return netip.MustParseAddrPort(ln.Addr().String())
 }

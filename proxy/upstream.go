@@ -32,6 +32,7 @@ type pool struct {
 	sweep  *time.Timer // set while something may idle
 	// For gRPC.
 	multi       []*http.ClientConn
+	dialing     *dialing // of the next one; nil: nobody opens one
 	multiplexer *http.Transport
 	failed      failureLog
 	rest        atomic.Int64 // until when balance passes the target by; 0: it is well
