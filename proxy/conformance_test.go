@@ -2,325 +2,39 @@ package proxy
 
 import (
 	"bufio"
-	"bytes"
-	"compress/flate"
-	"encoding/base64"
 	"encoding/binary"
-	"errors"
 	"fmt"
-	"io"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"net/netip"
-	"os"
 	"slices"
-	"strings"
+	"sync"
 	"testing"
-	"time"
 
 	"github.com/lxzan/gws"
 )
 
-// A conformance run of WebSocket (RFC 6455, RFC 7692) in the manner of the Autobahn
-// test suite, whose numbers the sections bear: every case is a client that sends
-// frames, right and wrong, and an expectation of what comes back. Each is run
-// against the backend itself and through the proxy: the frames must be the same.
-
-// frame is one WebSocket frame. Its zero value is an unfinished continuation.
-type frame struct {
-	fin     bool
-	rsv, op byte
-	payload []byte
+// played is what came back in a case.
+type played struct {
+	echo []string // messages and pongs as socketCase.echo names them
+	code int      // of the closing frame, 0 without one
+	end  string   // as howEnded names it
 }
 
-const (
-	opContinuation, opText, opBinary = 0, 1, 2
-	opClose, opPing, opPong          = 8, 9, 10
-)
-
-func text(s string) frame                { return frame{true, 0, opText, []byte(s)} }
-func binaryFrame(b []byte) frame         { return frame{true, 0, opBinary, b} }
-func control(op byte, s string) frame    { return frame{true, 0, op, []byte(s)} }
-func part(op byte, s string) frame       { return frame{false, 0, op, []byte(s)} }
-func last(s string) frame                { return frame{true, 0, opContinuation, []byte(s)} }
-func closing(code int, why string) frame { return control(opClose, closePayload(code, why)) }
-func closePayload(code int, s string) string {
-	return string(binary.BigEndian.AppendUint16(nil, uint16(code))) + s
-}
-
-// append writes a frame as clients do, masked (RFC 6455, section 5.2).
-func (f frame) append(b []byte) []byte {
-	first := f.rsv<<4 | f.op
-	if f.fin {
-		first |= 0x80
-	}
-	b = append(b, first)
-	switch n := len(f.payload); {
-	case n < 126:
-		b = append(b, 0x80|byte(n))
-	case n < 1<<16:
-		b = binary.BigEndian.AppendUint16(append(b, 0x80|126), uint16(n))
-	default:
-		b = binary.BigEndian.AppendUint64(append(b, 0x80|127), uint64(n))
-	}
-	var key [4]byte
-	binary.LittleEndian.PutUint32(key[:], rand.Uint32())
-	b = append(b, key[:]...)
-	for i, c := range f.payload {
-		b = append(b, c^key[i%4])
-	}
-	return b
-}
-
-// readFrame reads one that a server sent.
-func readFrame(r *bufio.Reader) (f frame, err error) {
-	var head [2]byte
-	if _, err = io.ReadFull(r, head[:]); err != nil {
-		return f, err
-	}
-	f.fin, f.rsv, f.op = head[0]&0x80 != 0, head[0]>>4&7, head[0]&15
-	n := uint64(head[1])
-	switch {
-	case n&0x80 != 0:
-		return f, errors.New("a server sent a masked frame")
-	case n == 126:
-		var b [2]byte
-		if _, err = io.ReadFull(r, b[:]); err != nil {
-			return f, err
-		}
-		n = uint64(binary.BigEndian.Uint16(b[:]))
-	case n == 127:
-		var b [8]byte
-		if _, err = io.ReadFull(r, b[:]); err != nil {
-			return f, err
-		}
-		n = binary.BigEndian.Uint64(b[:])
-	}
-	f.payload = make([]byte, n)
-	_, err = io.ReadFull(r, f.payload)
-	return f, err
-}
-
-// socketCase is one case: what is sent, in pieces of chop bytes or, if that is 0,
-// at once, and what comes back before the end. A close of 1000 is sent behind it.
-type socketCase struct {
-	name    string
-	send    []frame
-	chop    int
-	deflate bool
-	echo    []string // of messages and pongs, in order: "text:…", "binary:…", "pong:…"
-	code    int      // of the closing frame that comes
-}
-
-// anyCode is of a closing frame that answers another one: most repeat its code,
-// and need not (RFC 6455, section 5.5.1).
-const anyCode = -1
-
-// conformanceCases are all.
-func conformanceCases() (cases []socketCase) {
-	add := func(section string, c socketCase) {
-		c.name = fmt.Sprintf("%s.%d %s", section, len(cases), c.name)
-		if c.code == 0 {
-			c.code = 1000
-		}
-		cases = append(cases, c)
-	}
-	fails := func(section, name string, code int, send ...frame) {
-		add(section, socketCase{name: name, send: send, code: code})
-	}
-	big := func(n int) string { return strings.Repeat("*", n) }
-
-	for _, n := range []int{0, 125, 126, 127, 128, 65535, 65536} {
-		add("1.1", socketCase{name: fmt.Sprint("text of ", n), send: []frame{text(big(n))}, echo: []string{"text:" + big(n)}})
-		add("1.2", socketCase{name: fmt.Sprint("binary of ", n), send: []frame{binaryFrame([]byte(big(n)))}, echo: []string{"binary:" + big(n)}})
-	}
-	for _, chop := range []int{1, 997} {
-		n := 65536
-		if chop == 1 {
-			n = 300
-		}
-		add("1.1", socketCase{name: fmt.Sprint("text in octets of ", chop), send: []frame{text(big(n))}, chop: chop, echo: []string{"text:" + big(n)}})
-	}
-
-	for _, p := range []string{"", "Hello", "\x00\xff\xfe\xfd\xfc\xfb\x00\xff", big(125)} {
-		add("2", socketCase{name: fmt.Sprintf("ping of %d", len(p)), send: []frame{control(opPing, p)}, echo: []string{"pong:" + p}})
-	}
-	fails("2", "ping of 126", 1002, control(opPing, big(126)))
-	add("2", socketCase{name: "ping in octets", send: []frame{control(opPing, big(125))}, chop: 1, echo: []string{"pong:" + big(125)}})
-	add("2", socketCase{name: "unasked pong", send: []frame{control(opPong, ""), control(opPong, "x"), control(opPing, "after")}, echo: []string{"pong:after"}})
-	pings, pongs := []frame{}, []string{}
-	for i := range 10 {
-		pings, pongs = append(pings, control(opPing, fmt.Sprint("payload-", i))), append(pongs, fmt.Sprint("pong:payload-", i))
-	}
-	add("2", socketCase{name: "ten pings", send: pings, echo: pongs})
-	add("2", socketCase{name: "ten pings in octets", send: pings, chop: 1, echo: pongs})
-
-	for rsv := byte(1); rsv < 8; rsv++ {
-		f := text("Hello")
-		f.rsv = rsv
-		fails("3", fmt.Sprint("reserved bits ", rsv), 1002, f)
-		f = control(opPing, "Hello")
-		f.rsv = rsv
-		fails("3", fmt.Sprint("reserved bits on a ping ", rsv), 1002, f)
-	}
-	for _, op := range []byte{3, 4, 5, 6, 7, 11, 12, 13, 14, 15} {
-		fails("4", fmt.Sprint("opcode ", op), 1002, frame{true, 0, op, nil})
-		fails("4", fmt.Sprint("opcode with payload ", op), 1002, frame{true, 0, op, []byte("payload")})
-		add("4", socketCase{name: fmt.Sprint("behind a text, opcode ", op), send: []frame{text("first"), {true, 0, op, nil}, text("second")}, code: 1002, echo: []string{"text:first"}})
-	}
-
-	fails("5", "ping in fragments", 1002, part(opPing, "fragment1"), last("fragment2"))
-	fails("5", "pong in fragments", 1002, part(opPong, "fragment1"), last("fragment2"))
-	for _, chop := range []int{0, 1} {
-		add("5", socketCase{name: fmt.Sprint("text in fragments, ", chop), chop: chop, send: []frame{part(opText, "fragment1"), last("fragment2")}, echo: []string{"text:fragment1fragment2"}})
-		add("5", socketCase{name: fmt.Sprint("with a ping between, ", chop), chop: chop,
-			send: []frame{part(opText, "fragment1"), control(opPing, "ping"), last("fragment2")}, echo: []string{"pong:ping", "text:fragment1fragment2"}})
-		add("5", socketCase{name: fmt.Sprint("five with pings, ", chop), chop: chop,
-			send: []frame{part(opText, "1"), part(0, "2"), control(opPing, "a"), part(0, "3"), part(0, "4"), control(opPing, "b"), last("5")},
-			echo: []string{"pong:a", "pong:b", "text:12345"}})
-		add("5", socketCase{name: fmt.Sprint("empty fragments, ", chop), chop: chop, send: []frame{part(opText, ""), part(0, ""), last("")}, echo: []string{"text:"}})
-		add("5", socketCase{name: fmt.Sprint("empty but the middle, ", chop), chop: chop, send: []frame{part(opBinary, ""), part(0, "middle"), last("")}, echo: []string{"binary:middle"}})
-	}
-	fails("5", "continuation of nothing", 1002, last("non-continuation"), text("Hello"))
-	fails("5", "open continuation of nothing", 1002, part(0, "non-continuation"), text("Hello"))
-	fails("5", "text within fragments", 1002, part(opText, "fragment1"), text("fragment2"))
-	add("5", socketCase{name: "continuation after the end", send: []frame{part(opText, "fragment1"), last("fragment2"), part(0, "fragment3")}, code: 1002, echo: []string{"text:fragment1fragment2"}})
-
-	for _, s := range []string{
-		"Hello-µ@ßöäüàá-UTF-8!!", "κόσμε", "\x00", "\u0080", "\u0800", "\U00010000", "\x7f", "\u07ff", "\uffff", "\U0010ffff",
-		"\ud7ff", "\ue000", "\ufffd", "\ufffe", "\U0001fffe", "\U0010fffe", "",
-	} {
-		add("6", socketCase{name: fmt.Sprintf("text %+q", s), send: []frame{text(s)}, echo: []string{"text:" + s}})
-		var pieces []frame
-		for i := range len(s) {
-			op := byte(opContinuation)
-			if i == 0 {
-				op = opText
-			}
-			pieces = append(pieces, frame{i == len(s)-1, 0, op, []byte{s[i]}})
-		}
-		if len(pieces) > 1 {
-			add("6", socketCase{name: fmt.Sprintf("octets as fragments %+q", s), send: pieces, echo: []string{"text:" + s}})
-		}
-	}
-	for _, s := range []string{
-		"\xce\xba\xe1\xbd\xb9\xcf\x83\xce\xbc\xce\xb5\xed\xa0\x80edited", "\x80", "\xbf", "\x80\xbf\x80", "\xc0 ", "\xe0 ", "\xf0 ", "\xf8 ", "\xfc ",
-		"\xc0", "\xe0\x80", "\xf0\x80\x80", "\xf8\x80\x80\x80", "\xdf", "\xef\xbf", "\xf7\xbf\xbf", "\xfe", "\xff", "\xfe\xfe\xff\xff",
-		"\xc0\xaf", "\xe0\x80\xaf", "\xf0\x80\x80\xaf", "\xf8\x80\x80\x80\xaf", "\xc1\xbf", "\xe0\x9f\xbf", "\xf0\x8f\xbf\xbf", "\xc0\x80", "\xe0\x80\x80",
-		"\xed\xa0\x80", "\xed\xad\xbf", "\xed\xae\x80", "\xed\xbf\xbf", "\xed\xa0\x80\xed\xb0\x80", "\xf4\x90\x80\x80",
-	} {
-		fails("6", fmt.Sprintf("not UTF-8 %+q", s), 1007, text(s))
-		fails("6", fmt.Sprintf("not UTF-8, in fragments %+q", s), 1007, part(opText, "ok"), last(s))
-	}
-	add("6", socketCase{name: "any octets are binary", send: []frame{binaryFrame([]byte{0xff, 0xfe, 0x80})}, echo: []string{"binary:\xff\xfe\x80"}})
-
-	add("7", socketCase{name: "text, then close", send: []frame{text("Hello World!")}, echo: []string{"text:Hello World!"}})
-	add("7", socketCase{name: "close twice", send: []frame{closing(1000, ""), closing(1000, "")}})
-	add("7", socketCase{name: "ping after close", send: []frame{closing(1000, ""), control(opPing, "x")}})
-	add("7", socketCase{name: "text after close", send: []frame{closing(1000, ""), text("x")}})
-	add("7", socketCase{name: "fragments around close", send: []frame{part(opText, "fragment1"), closing(1000, ""), last("fragment2")}})
-	add("7", socketCase{name: "long message, then close", send: []frame{text(big(256 << 10)), closing(1000, "")}, echo: []string{"text:" + big(256<<10)}})
-	fails("7", "close of one octet", 1002, control(opClose, "a"))
-	add("7", socketCase{name: "close with a reason", send: []frame{closing(1000, "Hello World!")}})
-	add("7", socketCase{name: "close with the longest reason", send: []frame{closing(1000, big(123))}})
-	fails("7", "close with more than that", 1002, closing(1000, big(124)))
-	fails("7", "close with a reason that is not UTF-8", 1007, closing(1000, "\xce\xba\xe1\xbd\xb9\xed\xa0\x80"))
-	for _, code := range []int{1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 3000, 3999, 4000, 4999} {
-		add("7", socketCase{name: fmt.Sprint("close with ", code), send: []frame{closing(code, "")}, code: anyCode})
-	}
-	for _, code := range []int{0, 999, 1004, 1005, 1006, 1016, 1100, 2000, 2999} {
-		fails("7", fmt.Sprint("close with ", code), 1002, closing(code, ""))
-		fails("7", fmt.Sprint("close with a reason and ", code), 1002, closing(code, "reason"))
-	}
-
-	for _, n := range []int{64 << 10, 256 << 10, 1 << 20, 4 << 20} {
-		add("9", socketCase{name: fmt.Sprint("text of ", n), send: []frame{text(big(n))}, echo: []string{"text:" + big(n)}})
-		add("9", socketCase{name: fmt.Sprint("binary of ", n), send: []frame{binaryFrame([]byte(big(n)))}, echo: []string{"binary:" + big(n)}})
-	}
-	for _, size := range []int{64, 1024, 16 << 10} {
-		const n = 1 << 18
-		var pieces []frame
-		for at := 0; at < n; at += size {
-			f := frame{at+size == n, 0, opContinuation, []byte(big(size))}
-			if at == 0 {
-				f.op = opText
-			}
-			pieces = append(pieces, f)
-		}
-		add("9", socketCase{name: fmt.Sprint("fragments of ", size), send: pieces, echo: []string{"text:" + big(n)}})
-		add("9", socketCase{name: fmt.Sprint("octets of ", size), send: []frame{text(big(n))}, chop: size, echo: []string{"text:" + big(n)}})
-	}
-	for _, n := range []int{0, 16, 64, 256, 1024, 4096} {
-		c := socketCase{name: fmt.Sprint("100 messages of ", n)}
-		for range 100 {
-			c.send, c.echo = append(c.send, text(big(n))), append(c.echo, "text:"+big(n))
-		}
-		add("9", c)
-	}
-
-	for _, n := range []int{0, 16, 64, 256, 1024, 4096, 8192, 32768, 131072} {
-		words := strings.Repeat("compressible words of a text ", n/29+1)[:n]
-		add("12", socketCase{name: fmt.Sprint("deflated text of ", n), deflate: true, send: []frame{deflated(opText, words)}, echo: []string{"text:" + words}})
-		noise := make([]byte, n)
-		for i := range noise {
-			noise[i] = byte(rand.Uint32())
-		}
-		add("12", socketCase{name: fmt.Sprint("deflated noise of ", n), deflate: true, send: []frame{deflated(opBinary, string(noise))}, echo: []string{"binary:" + string(noise)}})
-	}
-	c := socketCase{name: "100 deflated messages", deflate: true}
-	for i := range 100 {
-		s := fmt.Sprint("message number ", i, strings.Repeat(" and again", i))
-		c.send, c.echo = append(c.send, deflated(opText, s)), append(c.echo, "text:"+s)
-	}
-	add("12", c)
-	whole := deflated(opText, strings.Repeat("in two fragments ", 100))
-	half := len(whole.payload) / 2
-	add("12", socketCase{name: "deflated in fragments", deflate: true,
-		send: []frame{{false, 4, opText, whole.payload[:half]}, {true, 0, opContinuation, whole.payload[half:]}},
-		echo: []string{"text:" + strings.Repeat("in two fragments ", 100)}})
-	add("12", socketCase{name: "not deflated though it may be", deflate: true, send: []frame{text("plain")}, echo: []string{"text:plain"}})
-	return cases
-}
-
-// deflated is one message that permessage-deflate has compressed (RFC 7692,
-// section 7.2.1).
-func deflated(op byte, s string) frame {
-	var b bytes.Buffer
-	w, _ := flate.NewWriter(&b, flate.BestSpeed)
-	_, _ = io.WriteString(w, s)
-	_ = w.Flush()
-	return frame{true, 4, op, bytes.TrimSuffix(b.Bytes(), []byte{0, 0, 0xff, 0xff})}
-}
-
-func inflate(b []byte) ([]byte, error) {
-	r := flate.NewReader(io.MultiReader(bytes.NewReader(b), strings.NewReader("\x00\x00\xff\xff\x01\x00\x00\xff\xff")))
-	return io.ReadAll(r)
-}
-
-// run plays the case over c and tells what came back: messages and pongs as echo
-// names them, and the code of the closing frame, 0 without one.
-func (sc *socketCase) run(c net.Conn) (echo []string, code int, err error) {
-	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
-	key := base64.StdEncoding.EncodeToString([]byte("sixteen octets.."))
-	extension := ""
+// run plays the case over a socket of its own.
+func (sc *socketCase) run(open opener) (got played, err error) {
+	header := http.Header{}
 	if sc.deflate {
-		extension = "Sec-WebSocket-Extensions: permessage-deflate; client_no_context_takeover; server_no_context_takeover\r\n"
+		header.Set("Sec-WebSocket-Extensions", "permessage-deflate; client_no_context_takeover; server_no_context_takeover")
 	}
-	fmt.Fprintf(c, "GET /chat HTTP/1.1\r\nHost: app.test\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n"+
-		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %s\r\n%s\r\n", key, extension)
-	br := bufio.NewReader(c)
-	resp, err := http.ReadResponse(br, nil)
+	c, err := open("/chat", header)
 	if err != nil {
-		return nil, 0, err
+		return got, err
 	}
-	if resp.StatusCode != 101 || sc.deflate != (resp.Header.Get("Sec-WebSocket-Extensions") != "") {
-		return nil, 0, fmt.Errorf("%s with %q", resp.Status, resp.Header.Get("Sec-WebSocket-Extensions"))
+	if c.duplex == nil || sc.deflate != (c.header.Get("Sec-WebSocket-Extensions") != "") {
+		return got, fmt.Errorf("%d with %q", c.status, c.header.Get("Sec-WebSocket-Extensions"))
 	}
-	sent := make(chan struct{})
-	go func() { // ends with the connection, and is awaited
-		defer close(sent)
+	var sending sync.WaitGroup
+	sending.Go(func() { // ends with the socket
 		var b []byte
 		for _, f := range sc.send {
 			b = f.append(b)
@@ -336,18 +50,20 @@ func (sc *socketCase) run(c net.Conn) (echo []string, code int, err error) {
 			}
 			b = b[n:]
 		}
-	}()
-	defer func() { c.Close(); <-sent }()
+	})
+	defer func() { c.Close(); sending.Wait() }()
+	br := bufio.NewReader(c)
 	var kind string
 	var message []byte
 	packed := false
 	for {
 		f, err := readFrame(br)
 		if err != nil {
-			if errors.Is(err, os.ErrDeadlineExceeded) {
-				return echo, 0, err
+			got.end = howEnded(err)
+			if got.end == "never" {
+				return got, err
 			}
-			return echo, code, nil // whoever fails the connection may close it as it likes
+			return got, nil
 		}
 		switch f.op {
 		case opText, opBinary:
@@ -355,21 +71,21 @@ func (sc *socketCase) run(c net.Conn) (echo []string, code int, err error) {
 		case opContinuation:
 			message = append(message, f.payload...)
 		case opPong:
-			echo = append(echo, "pong:"+string(f.payload))
+			got.echo = append(got.echo, "pong:"+string(f.payload))
 			continue
 		case opClose:
 			if len(f.payload) >= 2 {
-				code = int(binary.BigEndian.Uint16(f.payload))
+				got.code = int(binary.BigEndian.Uint16(f.payload))
 			}
 			continue
 		}
 		if f.fin {
 			if packed {
 				if message, err = inflate(message); err != nil {
-					return echo, code, err
+					return got, err
 				}
 			}
-			echo = append(echo, kind+string(message))
+			got.echo = append(got.echo, kind+string(message))
 		}
 	}
 }
@@ -396,30 +112,39 @@ func conformantBackend(t testing.TB) netip.AddrPort {
 	})
 }
 
+// TestWebSocketConformance plays every case against the backend itself and by every
+// way through the proxy: the frames that come back must be the same.
 func TestWebSocketConformance(t *testing.T) {
 	addr := conformantBackend(t)
 	r := newRig(t, site(addr))
-	ways := map[string]func() net.Conn{
-		"backend": func() net.Conn {
-			c, err := net.Dial("tcp", addr.String())
-			if err != nil {
-				t.Fatal(err)
-			}
-			return c
-		},
-		"plain": func() net.Conn { return r.dial() },
-		"tls":   func() net.Conn { return r.dialTLS("app.test") },
-	}
 	cases := conformanceCases()
-	for way, dial := range ways {
-		t.Run(way, func(t *testing.T) {
+	ways := append([]socketWay{{"backend", func(testing.TB, *rig) opener { return openBackend(addr) }}}, socketWays...)
+	for _, way := range ways {
+		t.Run(way.name, func(t *testing.T) {
+			open := way.dial(t, r)
+			playing := make(chan struct{}, 8) // at once: on HTTP/2 and 3 they share windows
+			var played sync.WaitGroup
 			for _, c := range cases {
-				echo, code, err := c.run(dial())
-				if err != nil || code != c.code && (c.code != anyCode || code == 0) || !slices.Equal(echo, c.echo) {
-					t.Errorf("%s: closed with %d, want %d; %d answers, want %d; %v", c.name, code, c.code, len(echo), len(c.echo), err)
-				}
+				playing <- struct{}{}
+				played.Go(func() {
+					defer func() { <-playing }()
+					got, err := c.run(open)
+					if err != nil || got.code != c.code && (c.code != anyCode || got.code == 0) || !slices.Equal(got.echo, c.echo) {
+						t.Errorf("%s: closed with %d, want %d; %d answers, want %d; %s, %v", c.name, got.code, c.code, len(got.echo), len(c.echo), got.end, err)
+					}
+					if c.endsClean() && got.end != "clean" {
+						t.Errorf("%s: the end is %s", c.name, got.end)
+					}
+				})
 			}
+			played.Wait()
 			t.Logf("%d cases", len(cases))
 		})
 	}
+}
+
+// endsClean reports whether the backend has read everything when it closes: with
+// more to be read, its connection ends with a reset.
+func (sc *socketCase) endsClean() bool {
+	return sc.code == 1000 && !slices.ContainsFunc(sc.send, func(f frame) bool { return f.op == opClose })
 }
