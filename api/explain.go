@@ -17,6 +17,9 @@ type explainInput struct {
 	Address model.Field[string] `json:"address" doc:"That the connection comes from"`
 	Method  model.Field[string] `json:"method" doc:"GET without it"`
 	Headers []model.HeaderField `json:"headers" doc:"Fields of the request; without Host that of the URL"`
+
+	Certificate    model.Field[string] `json:"client_certificate" doc:"PEM, that of the client first: what it shows if it is asked to"`
+	HasCertificate model.Field[bool]   `json:"client_certificate_valid" doc:"Instead: the client has one that is in order"`
 }
 
 type explainAnswer struct {
@@ -26,7 +29,7 @@ type explainAnswer struct {
 	Admin   bool                `json:"admin" doc:"The administration matched"`
 	Steps   []explainedStepView `json:"steps" doc:"In their order; those behind one that refuses are asked all the same"`
 	Refused *string             `json:"refused_by" doc:"The first step that refuses; null: the backend is asked"`
-	Status  *int                `json:"status" doc:"Of the answer; null: the backend decides"`
+	Status  *int                `json:"status" doc:"Of the answer, 444 if the connection ends without one; null: the backend decides"`
 	Targets []explainTargetView `json:"targets" doc:"Backends that may get the request, if no step refuses"`
 	Head    *string             `json:"head" doc:"What the backend would get before the body; null: the proxy answers in any case"`
 }
@@ -58,7 +61,10 @@ func (s *Server) explainRoute(_ context.Context, _ *request, in *explainRequest)
 	if err := bad.Err(); err != nil {
 		return explainAnswer{}, err
 	}
-	e, err := s.Explain(model.ExplainRequest{URL: strings.TrimSpace(b.URL.Value), Method: b.Method.Value, Address: addr, Headers: b.Headers})
+	e, err := s.Explain(model.ExplainRequest{
+		URL: strings.TrimSpace(b.URL.Value), Method: b.Method.Value, Address: addr, Headers: b.Headers,
+		ClientCertificate: b.Certificate.Value, HasCertificate: b.HasCertificate.Value,
+	})
 	if err != nil {
 		return explainAnswer{}, err
 	}

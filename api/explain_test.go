@@ -24,14 +24,15 @@ func TestExplainRoute(t *testing.T) {
 		}, nil
 	}
 	body := admin.do("POST", "/api/v1/routes/explain",
-		`{"url":" https://a.test/x ","address":"10.8.0.3","method":"PUT","headers":[{"name":"Accept","value":"text/html"}]}`).Body.String()
+		`{"url":" https://a.test/x ","address":"10.8.0.3","method":"PUT","headers":[{"name":"Accept","value":"text/html"}],"client_certificate":"PEM","client_certificate_valid":1}`).Body.String()
 	const want = `{"ok":true,"route_id":7,"host":"a.test","admin":false,"steps":[{"name":"external","verdict":"pass","reason":"inside"},` +
 		`{"name":"peer_acl","verdict":"refuse","status":403,"reason":"not listed"}],"refused_by":"peer_acl","status":403,` +
 		`"targets":[{"address":"10.8.0.2:80","peer":"nas","tls":false}],"head":"GET / HTTP/1.1\r\n\r\n"}`
 	if strings.TrimSpace(body) != want {
 		t.Errorf("got  %s\nwant %s", body, want)
 	}
-	if asked.URL != "https://a.test/x" || asked.Method != "PUT" || asked.Address != netip.MustParseAddr("10.8.0.3") || len(asked.Headers) != 1 {
+	if asked.URL != "https://a.test/x" || asked.Method != "PUT" || asked.Address != netip.MustParseAddr("10.8.0.3") || len(asked.Headers) != 1 ||
+		asked.ClientCertificate != "PEM" || !asked.HasCertificate {
 		t.Errorf("asked %+v", asked)
 	}
 	for body, field := range map[string]string{

@@ -45,7 +45,9 @@ func TestExplainRoute(t *testing.T) {
 	if len(trace.Data.Entries) != 0 {
 		t.Errorf("asking left a trace: %v", trace)
 	}
-	if a := ask("https://nobody.example.com/", "203.0.113.9"); a.RefusedBy == nil || *a.RefusedBy != "match" || a.RouteID != nil {
-		t.Errorf("nobody: %+v", a)
+	for scheme, step := range map[string]string{"http": "match", "https": "tls_handshake"} {
+		if a := ask(scheme+"://nobody.example.com/", "203.0.113.9"); a.RefusedBy == nil || *a.RefusedBy != step || a.RouteID != nil {
+			t.Errorf("nobody, %s: %+v", scheme, a)
+		}
 	}
 }

@@ -71,6 +71,11 @@ type ExplainRequest struct {
 	Method  string     // empty: GET
 	Address netip.Addr // that the connection comes from
 	Headers []HeaderField
+	// ClientCertificate is what the client shows in its handshake if it is asked to:
+	// PEM, its own first; empty is none. Instead of one, HasCertificate says that it
+	// has one that is in order.
+	ClientCertificate string
+	HasCertificate    bool
 }
 
 // Explanation is what the proxy would do with a request.

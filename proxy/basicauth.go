@@ -81,6 +81,20 @@ func (g *basicAuth) check(v *visit) *verdict {
 	return nil
 }
 
+// explained is check for Explain. Whoever asks may try as many wrong passwords as one
+// address, and waits for a core like everybody: to explain is no way to guess them.
+func (g *basicAuth) explained(v *visit) (*verdict, error) {
+	key := windowKey{route: g.route} // of no client
+	if wait, ok := g.logins.failures.take(key, maxLoginFailures, loginFailureSpan, v.at); !ok {
+		return nil, model.Failure(model.KindLimited, "too many wrong passwords were explained: again in %v", wait.Round(time.Second))
+	}
+	d := g.check(v)
+	if d != wrongLogin {
+		g.logins.failures.giveBack(key)
+	}
+	return d, nil
+}
+
 // once verifies credentials for all requests of one address that bring them at the
 // same time: a page whose parts are loaded at once is one attempt.
 func (g *basicAuth) once(v *visit, credentials []byte, memory [sha256.Size]byte) *verdict {

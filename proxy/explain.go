@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"fmt"
-	"net"
 	"net/netip"
 	"time"
 
@@ -16,6 +15,7 @@ import (
 // Names of the steps of an explanation that come before the gates of a route, and
 // behind them.
 const (
+	stepHandshake = "tls_handshake"
 	stepHead      = "head"
 	stepChallenge = "acme_challenge"
 	stepMatch     = "match"
@@ -24,10 +24,14 @@ const (
 
 // Explain tells what the proxy would do with a request: it asks the same gates, on
 // the same snapshot, that a real one would meet, and writes the head that its
-// backend would get. Nothing is sent, counted or remembered. Errors are of kind
-// invalid and name the field.
+// backend would get. Nothing is sent, and nothing counted but wrong passwords. Errors
+// are of kind invalid and name the field, or of kind limited.
 func (s *Server) Explain(q model.ExplainRequest) (*model.Explanation, error) {
 	text, client, err := compose(&q)
+	if err != nil {
+		return nil, err
+	}
+	chain, err := readChain(q.ClientCertificate)
 	if err != nil {
 		return nil, err
 	}
@@ -41,6 +45,14 @@ func (s *Server) Explain(q model.ExplainRequest) (*model.Explanation, error) {
 			}
 		}
 		e.Steps = append(e.Steps, st)
+	}
+	if client.secure {
+		var d *verdict
+		note, failure := s.explainHandshake(client, chain, q.HasCertificate)
+		if failure != "" {
+			d = &verdict{status: model.StatusDropped, reason: failure}
+		}
+		step(stepHandshake, d, note)
 	}
 	var head requestHead
 	var scan headScan
@@ -87,7 +99,15 @@ func (s *Server) Explain(q model.ExplainRequest) (*model.Explanation, error) {
 	}
 	for _, g := range v.route.gates {
 		v.note = ""
-		step(g.name, g.check(v), v.note)
+		var d *verdict
+		if login, ok := g.gate.(*basicAuth); ok {
+			if d, err = login.explained(v); err != nil {
+				return nil, err
+			}
+		} else {
+			d = g.check(v)
+		}
+		step(g.name, d, v.note)
 	}
 	s.explainForward(e, step, v, snap)
 	return e, nil
@@ -161,8 +181,10 @@ func compose(q *model.ExplainRequest) (text []byte, c *imagined, err error) {
 		return nil, nil, model.Invalid("method", "%q is not a method", method)
 	}
 	c = &imagined{addr: q.Address.Unmap().WithZone(""), secure: equalFold([]byte(q.URL[:min(6, len(q.URL))]), "https:")}
-	if _, err := netip.ParseAddr(name); c.secure && err != nil {
-		c.name = name // addresses are no SNI (RFC 6066, section 3)
+	if local, err := netip.ParseAddr(name); err == nil {
+		c.local = local // addresses are no SNI (RFC 6066, section 3)
+	} else if c.secure {
+		c.name = name
 	}
 	if c.port = model.HostPort(authority); c.port == 0 {
 		c.port = publicPort(nil, c.secure)
@@ -188,32 +210,3 @@ func compose(q *model.ExplainRequest) (text []byte, c *imagined, err error) {
 	}
 	return append(append(text, fields...), "\r\n"...), c, nil
 }
-
-// imagined is the client of a request that was never sent.
-type imagined struct {
-	net.Conn // nil: nothing is read or written
-	addr     netip.Addr
-	port     uint16
-	secure   bool
-	name     string
-}
-
-var _ client = (*imagined)(nil)
-
-func (c *imagined) Version() httpVersion                  { return version11 }
-func (c *imagined) Address() netip.Addr                   { return c.addr }
-func (c *imagined) LocalPort() uint16                     { return c.port }
-func (c *imagined) Secure() bool                          { return c.secure }
-func (c *imagined) ServerName() string                    { return c.name }
-func (c *imagined) Born() time.Time                       { return time.Now() }
-func (c *imagined) LocalAddr() net.Addr                   { return &net.TCPAddr{} }
-func (c *imagined) RemoteAddr() net.Addr                  { return &net.TCPAddr{} }
-func (c *imagined) Watch(func())                          {}
-func (c *imagined) Unwatch()                              {}
-func (c *imagined) Cork()                                 {}
-func (c *imagined) Uncork() []byte                        { return nil }
-func (c *imagined) TakeOver(*fasthttp.RequestCtx, func()) {}
-func (c *imagined) Upgrade([]byte) error                  { return net.ErrClosed }
-func (c *imagined) CloseWrite() error                     { return net.ErrClosed }
-func (c *imagined) Kill()                                 {}
-func (c *imagined) Reset()                                {}

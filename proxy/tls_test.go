@@ -47,7 +47,8 @@ func newTestCA(t testing.TB, name string) *testCA {
 	return &testCA{t: t, cert: cert, key: key, pem: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))}
 }
 
-func (ca *testCA) client(name string) *tls.Certificate {
+// client issues a certificate; tune may change what it says first.
+func (ca *testCA) client(name string, tune ...func(*x509.Certificate)) *tls.Certificate {
 	ca.t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -57,6 +58,9 @@ func (ca *testCA) client(name string) *tls.Certificate {
 		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: name},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}
+	for _, f := range tune {
+		f(template)
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, ca.cert, &key.PublicKey, ca.key)
 	if err != nil {
