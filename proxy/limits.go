@@ -23,6 +23,7 @@ const (
 	maxDiscard     = 256 << 10 // unread request body that is thrown away to keep a connection
 	firstBuffer    = 4 << 10   // buffer of a connection; most heads fit
 	pieceSize      = 32 << 10  // bytes moved at once, per direction
+	maxUnsent      = 96 << 10  // of an answer in the socket, behind what is under way: enough until more is there
 	idlePiece      = 1 << 10   // buffer of a direction on which little happens
 	maxInlineBody  = 16 << 10  // request body that travels in one write with its head
 	maxIdle        = 256       // kept connections per target: one per busy client on a large page

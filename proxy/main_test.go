@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -32,6 +33,7 @@ type rig struct {
 	plain, tls string // host:port
 	log        *logBuffer
 	from       string // the loopback address that clients connect from; empty: any
+	narrow     bool   // clients made now take next to nothing that is not read
 	serving    sync.WaitGroup
 	udp        sync.Once
 	packets    string // host:port of HTTP/3, once quic was called
@@ -39,10 +41,16 @@ type rig struct {
 
 // dialer dials from the address that clients made now are to have.
 func (r *rig) dialer() *net.Dialer {
-	if r.from == "" {
-		return new(net.Dialer)
+	d := new(net.Dialer)
+	if r.from != "" {
+		d.LocalAddr = &net.TCPAddr{IP: net.ParseIP(r.from)}
 	}
-	return &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(r.from)}}
+	if r.narrow {
+		d.Control = func(_, _ string, c syscall.RawConn) error {
+			return c.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 1) })
+		}
+	}
+	return d
 }
 
 type logBuffer struct {

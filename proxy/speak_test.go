@@ -228,7 +228,13 @@ func (r *rig) dialQUIC(t testing.TB, name string) *quic.Conn {
 	cfg.ServerName, cfg.NextProtos = name, []string{"h3"}
 	ctx, cancel := context.WithTimeout(context.Background(), speakingTime)
 	defer cancel()
-	qc, err := quic.DialAddr(ctx, r.quic(), cfg, &quic.Config{})
+	var limits quic.Config
+	if r.narrow {
+		const least = 1 << 10
+		limits.InitialStreamReceiveWindow, limits.MaxStreamReceiveWindow = least, least
+		limits.InitialConnectionReceiveWindow, limits.MaxConnectionReceiveWindow = least, least
+	}
+	qc, err := quic.DialAddr(ctx, r.quic(), cfg, &limits)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,136 @@
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+)
+
+// metered is a connection to a backend that counts what is read of it.
+type metered struct {
+	net.Conn
+	read   atomic.Int64
+	closed sync.Once
+	end    func(read int64)
+}
+
+func (m *metered) Read(p []byte) (int, error) {
+	n, err := m.Conn.Read(p)
+	m.read.Add(int64(n))
+	return n, err
+}
+
+func (m *metered) Close() error {
+	m.closed.Do(func() { m.end(m.read.Load()) })
+	return m.Conn.Close()
+}
+
+// endless is a backend whose answers have no end.
+func endless(t testing.TB) netip.AddrPort {
+	return backend(t, func(w http.ResponseWriter, _ *http.Request) {
+		for piece := make([]byte, 64<<10); ; {
+			if _, err := w.Write(piece); err != nil {
+				return
+			}
+		}
+	})
+}
+
+// TestUnreadAnswer has clients ask for answers without end and read nothing. What is
+// fetched for each is bounded: 256 KiB on their way through this process in one
+// direction of a stream, and what the kernel is left. In the end each is given up.
+func TestUnreadAnswer(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("elsewhere the kernel decides how much it takes")
+	}
+	const bound = 256<<10 + maxUnsent
+	var mu sync.Mutex
+	var ends []int64
+	r := newRig(t, site(endless(t)), func(o *Options, l *limits) {
+		l.stall = 250 * time.Millisecond
+		o.Dial = func(ctx context.Context, network string, addr netip.AddrPort) (net.Conn, error) {
+			c, err := new(net.Dialer).DialContext(ctx, network, addr.String())
+			if err != nil {
+				return nil, err
+			}
+			return &metered{Conn: c, end: func(n int64) {
+				mu.Lock()
+				defer mu.Unlock()
+				ends = append(ends, n)
+			}}, nil
+		}
+	})
+	r.narrow = true
+	const plainHead = "GET / HTTP/1.1\r\nHost: app.test\r\n\r\n"
+	wide := []http2.Setting{{ID: http2.SettingInitialWindowSize, Val: maxWindow}}
+	for _, tt := range []struct {
+		name    string
+		streams int
+		open    func(streams int)
+	}{
+		{"HTTP/1.1", 1, func(int) { _, _ = io.WriteString(r.dial(), plainHead) }},
+		{"HTTP/1.1 over TLS", 1, func(int) { _, _ = io.WriteString(r.dialTLS("app.test"), plainHead) }},
+		{"HTTP/1.0", 1, func(int) { _, _ = io.WriteString(r.dial(), "GET / HTTP/1.0\r\nHost: app.test\r\n\r\n") }},
+		{"HTTP/2, no window", h2MaxStreams, func(n int) {
+			c := r.h2silent(t, "app.test")
+			c.greet(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
+			c.requests(n)
+		}},
+		{"HTTP/2, windows and no reading", h2MaxStreams, func(n int) {
+			c := r.h2silent(t, "app.test")
+			c.greet(wide...)
+			c.try(c.WriteWindowUpdate(0, maxWindow-h2DefaultWindow))
+			c.requests(n)
+		}},
+		{"HTTP/3", maxStreams, func(n int) {
+			c := r.dialQUIC(t, "app.test")
+			for range n {
+				str, err := c.OpenStream()
+				if err != nil {
+					t.Fatal(err)
+				}
+				_, _ = str.Write(fieldSection(ask{method: "GET", target: "/", host: "app.test"}.head()))
+				_ = str.Close()
+			}
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			mu.Lock()
+			ends = nil
+			mu.Unlock()
+			tt.open(tt.streams)
+			eventually(t, "all are given up", func() bool {
+				mu.Lock()
+				defer mu.Unlock()
+				return len(ends) == tt.streams
+			})
+			var most, sum int64
+			for _, n := range ends {
+				most, sum = max(most, n), sum+n
+			}
+			if most > bound {
+				t.Errorf("%d KiB were fetched for one stream", most>>10)
+			}
+			t.Logf("%d streams: at most %d KiB of one, %d KiB of all", tt.streams, most>>10, sum>>10)
+		})
+	}
+}
+
+// requests sends n heads.
+func (c *h2raw) requests(n int) {
+	for i := range n {
+		if !c.request(uint32(2*i+1), plainGET, true) {
+			c.t.Fatal(fmt.Errorf("request %d could not be sent", i))
+		}
+	}
+}
