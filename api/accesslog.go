@@ -35,7 +35,7 @@ type accessView struct {
 	Upstream  string        `json:"upstream,omitempty" doc:"The backend that was asked"`
 	Refused   string        `json:"refused,omitempty" doc:"The step that refused the request"`
 	Reason    string        `json:"reason,omitempty"`
-	Cut       string        `json:"cut,omitempty" doc:"By whom the answer was ended early: client or backend"`
+	Cut       string        `json:"cut,omitempty" doc:"By whom the answer was ended early: client, backend or proxy"`
 }
 
 type accessAnswer struct {

@@ -15,6 +15,7 @@ const (
 const (
 	CutByClient  = "client"
 	CutByBackend = "backend"
+	CutByProxy   = "proxy" // by a fault of its own
 )
 
 // AccessRecord is one request to the proxy and what became of it. Its slices are

@@ -123,6 +123,7 @@ func (c *conn) Watch(gone func()) {
 	_ = c.Conn.SetReadDeadline(time.Time{})
 	go func() { // ended and awaited by Unwatch
 		defer close(done)
+		defer c.srv.survive("watch", c.Kill)
 		for {
 			switch err := c.in.fill(firstBuffer); {
 			case err == nil:

@@ -68,7 +68,7 @@ type namedGate struct {
 func (s *Server) serve(ctx *fasthttp.RequestCtx, snap *snapshot) {
 	v := s.arrive(ctx)
 	defer v.leave()
-	defer s.survive("request", func() {
+	defer v.survive("request", func() {
 		s.page(ctx, fasthttp.StatusInternalServerError, nil)
 		ctx.SetConnectionClose()
 	})

@@ -352,8 +352,16 @@ func (s *Server) gone(c *conn) {
 
 // survive ends a panic at the border of a connection or request.
 func (s *Server) survive(what string, then func()) {
-	if v := recover(); v != nil {
-		s.opts.Log.Error("panic in "+what, "panic", v, "stack", string(debug.Stack()))
+	if p := recover(); p != nil {
+		s.opts.Log.Error("panic in "+what, "panic", p, "stack", string(debug.Stack()))
+		then()
+	}
+}
+
+// survive is that of the server, and names the request.
+func (v *visit) survive(what string, then func()) {
+	if p := recover(); p != nil {
+		v.srv.opts.Log.Error("panic in "+what, "panic", p, "request", v.id.String(), "stack", string(debug.Stack()))
 		then()
 	}
 }

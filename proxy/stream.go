@@ -79,7 +79,10 @@ func (st *answerStream) Read(p []byte) (int, error) {
 // there. An error, here or from w, ends the connection of the client without
 // the end of the body.
 func (st *answerStream) WriteTo(w io.Writer) (total int64, err error) {
-	defer st.srv.survive("answer", func() { err = errPanic }) // Close ends the exchange
+	defer st.visit.survive("answer", func() { // Close ends the exchange
+		st.visit.record.Cut = model.CutByProxy
+		err = errPanic
+	})
 	if st.encoder != nil {
 		return st.encodeTo(w)
 	}

@@ -60,7 +60,7 @@ func (ex *exchange) switchProtocols(ctx *fasthttp.RequestCtx) error {
 		defer u.visit.end()
 		defer u.client.Close()
 		defer s.upgrades.remove(u)
-		defer s.survive("upgrade", u.kill)
+		defer u.visit.survive("upgrade", u.kill)
 		u.run(s, head)
 	})
 	return nil
@@ -75,7 +75,7 @@ func (u *upgrade) run(s *Server, head []byte) {
 	done := make(chan struct{})
 	go func() { // awaited below
 		defer close(done)
-		defer s.survive("upgrade", u.kill)
+		defer u.visit.survive("upgrade", u.kill)
 		u.pump(s, backendEnd{u.bc}, u.client)
 	}()
 	u.pump(s, countedEnd{u.client, &u.visit.record.Size}, backendEnd{u.bc})

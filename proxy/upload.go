@@ -47,7 +47,7 @@ func (ex *exchange) send() error {
 // connection is closed.
 func (ex *exchange) upload(bc *backendConn) {
 	defer close(ex.uploaded)
-	defer ex.srv.survive("upload", func() {
+	defer ex.visit.survive("upload", func() {
 		ex.uploadErr = errPanic
 		_ = bc.Close()
 	})
