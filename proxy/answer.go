@@ -141,9 +141,28 @@ func (a *answer) statusLine(line []byte) bool {
 // length.
 func (a *answer) appendHead(b []byte, r *route, stream bool) []byte {
 	chunks := stream && (a.framing != fixedBody || a.coding != identity)
+	b = a.appendFields(a.appendStatus(b), r, chunks)
+	if a.vary {
+		b = a.appendCoding(b, r.toClient)
+	}
+	b = r.toClient.append(b)
+	if chunks {
+		b = append(b, "Transfer-Encoding: chunked\r\n"...)
+	}
+	if !a.dated {
+		b = appendDate(b)
+	}
+	return appendVia(b, version11)
+}
+
+func (a *answer) appendStatus(b []byte) []byte {
 	b = append(b, "HTTP/1.1 "...)
 	b = strconv.AppendInt(b, int64(a.status), 10)
-	b = append(append(append(b, ' '), a.reason...), "\r\n"...)
+	return append(append(append(b, ' '), a.reason...), "\r\n"...)
+}
+
+// appendFields writes the fields of the backend that go on.
+func (a *answer) appendFields(b []byte, r *route, chunks bool) []byte {
 	for i := range a.fields {
 		f := &a.fields[i]
 		if r.toClient.has(f.name) {
@@ -174,17 +193,7 @@ func (a *answer) appendHead(b []byte, r *route, stream bool) []byte {
 		}
 		b = appendField(b, f.name, f.value)
 	}
-	if a.vary {
-		b = a.appendCoding(b, r.toClient)
-	}
-	b = r.toClient.append(b)
-	if chunks {
-		b = append(b, "Transfer-Encoding: chunked\r\n"...)
-	}
-	if !a.dated {
-		b = appendDate(b)
-	}
-	return appendVia(b, version11)
+	return b
 }
 
 // appendDate writes the Date that a recipient adds (RFC 9110, section 6.6.1).

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -197,29 +198,29 @@ var errAccept = errors.New("backend does not speak WebSocket")
 // of the backend.
 func (b *bridge) Upgrade(head []byte) error {
 	b.stream.Upgraded()
-	b.fields = b.fields[:0]
+	_, lines := cutLine(head)
+	b.collectLines(lines)
 	accepted := false
-	_, rest := cutLine(head)
-	for {
-		var line []byte
-		if line, rest = cutLine(rest); len(line) == 0 {
-			break
+	b.fields = slices.DeleteFunc(b.fields, func(f field) bool {
+		if string(f.name) != "sec-websocket-accept" {
+			return false
 		}
-		name, value, ok := cutField(line)
-		if !ok {
-			continue
-		}
-		if equalFold(name, "sec-websocket-accept") {
-			accepted = b.head.accepts(value)
-			continue
-		}
-		b.addField(name, value)
-	}
+		accepted = b.head.accepts(f.value)
+		return true
+	})
 	if !accepted {
 		_ = b.writeHead(fasthttp.StatusBadGateway, nil, true, true)
 		return errAccept
 	}
 	return b.writeHead(fasthttp.StatusOK, b.fields, false, true)
+}
+
+// Inform sends the fields of a head of 1xx as one of this version.
+func (b *bridge) Inform(head []byte) error {
+	line, lines := cutLine(head)
+	status, _ := parseLength(line[len("HTTP/1.1 "):][:3])
+	b.collectLines(lines)
+	return b.stream.WriteHead(int(status), b.fields, false, true)
 }
 
 // Read and Write carry the bytes of an upgrade; Write also those of an answer

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"io"
+	"slices"
 	"strconv"
 
 	"github.com/valyala/fasthttp"
@@ -110,16 +111,8 @@ func (b *bridge) writeBody(p []byte) error {
 // finish sends the end, with the trailers that are in lines.
 func (b *bridge) finish(lines []byte) error {
 	b.ended = true
-	b.fields = b.fields[:0]
-	for {
-		var line []byte
-		if line, lines = cutLine(lines); len(line) == 0 {
-			break
-		}
-		if name, value, ok := cutField(line); ok && mayTrail(name) {
-			b.addField(name, value)
-		}
-	}
+	b.collectLines(lines)
+	b.fields = slices.DeleteFunc(b.fields, func(f field) bool { return !mayTrail(f.name) })
 	if len(b.fields) == 0 {
 		return b.stream.WriteBody(nil, true)
 	}
@@ -132,6 +125,20 @@ func (b *bridge) collect(h *fasthttp.ResponseHeader) {
 	b.fields, b.arena = b.fields[:0], b.arena[:0]
 	for name, value := range h.All() {
 		b.addField(name, value)
+	}
+}
+
+// collectLines takes the fields out of lines, up to an empty one.
+func (b *bridge) collectLines(lines []byte) {
+	b.fields, b.arena = b.fields[:0], b.arena[:0]
+	for {
+		var line []byte
+		if line, lines = cutLine(lines); len(line) == 0 {
+			return
+		}
+		if name, value, ok := cutField(line); ok {
+			b.addField(name, value)
+		}
 	}
 }
 
@@ -173,16 +180,8 @@ var contentLength = []byte("content-length")
 // refuse answers a head that failed the strict checks. The text is fixed: nothing
 // of the request is repeated.
 func (b *bridge) refuse(status int) {
-	b.fields, b.arena = b.fields[:0], b.arena[:0]
 	head, text := b.srv.refusalHead(b, status)
-	for rest := head; ; {
-		var line []byte
-		if line, rest = cutLine(rest); len(line) == 0 {
-			break
-		}
-		name, value, _ := cutField(line)
-		b.addField(name, value)
-	}
+	b.collectLines(head)
 	if string(b.head.method) == "HEAD" {
 		b.settle(b.writeHead(status, b.fields, true, true))
 		return

@@ -33,6 +33,8 @@ type client interface {
 	// piece with what follows.
 	Cork()
 	Uncork() []byte
+	// Inform sends head, which is a 1xx and not a 101, before the answer.
+	Inform(head []byte) error
 	// TakeOver has run own the connection, or the stream of it, once the handler
 	// has returned; no answer is written for the request. run closes the client.
 	TakeOver(ctx *fasthttp.RequestCtx, run func())

@@ -118,6 +118,7 @@ func (c *imagined) Watch(func())                          {}
 func (c *imagined) Unwatch()                              {}
 func (c *imagined) Cork()                                 {}
 func (c *imagined) Uncork() []byte                        { return nil }
+func (c *imagined) Inform([]byte) error                   { return net.ErrClosed }
 func (c *imagined) TakeOver(*fasthttp.RequestCtx, func()) {}
 func (c *imagined) Upgrade([]byte) error                  { return net.ErrClosed }
 func (c *imagined) CloseWrite() error                     { return net.ErrClosed }

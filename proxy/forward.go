@@ -41,6 +41,7 @@ type exchange struct {
 
 	tried   uint32       // backends of the route that were chosen
 	mark    string       // for a new sticky cookie
+	interim int          // 1xx of all attempts
 	copy    *requestCopy // for mirrors, until the body is complete; mostly nil
 	encoder *encoder     // the answer goes through it; nil if it goes as it is
 	kept    spool        // the beginning of the body, where it may have to be sent again
@@ -56,7 +57,7 @@ func (ex *exchange) release() {
 	ex.visit, ex.client, ex.route, ex.path, ex.up, ex.bc, ex.header = nil, nil, nil, nil, nil, nil, nil
 	ex.body, ex.uploading, ex.uploaded, ex.uploadErr = nil, false, nil, nil
 	ex.watching, ex.direct, ex.held = false, false, false
-	ex.tried, ex.mark = 0, ""
+	ex.tried, ex.mark, ex.interim = 0, "", 0
 	ex.giveBack()
 	ex.stopping.Store(false)
 	ex.left.Store(false)
@@ -143,6 +144,7 @@ func (ex *exchange) attempt(head bool) error {
 			return err
 		}
 		ex.bc, bc.ex = bc, ex
+		interim := ex.interim
 		if err = ex.send(); err == nil || ex.body != nil && !ex.left.Load() {
 			// A backend may answer a request that it does not want to read.
 			if err = ex.receive(head); err == nil {
@@ -152,7 +154,8 @@ func (ex *exchange) attempt(head bool) error {
 				return nil
 			}
 		}
-		again := bc.reused && q.replayable && len(bc.in.buffered()) == 0 && !ex.left.Load() && !errors.Is(err, errAnswer)
+		silent := len(bc.in.buffered()) == 0 && ex.interim == interim
+		again := bc.reused && q.replayable && silent && !ex.left.Load() && !errors.Is(err, errAnswer)
 		ex.drop()
 		if !again {
 			return err
@@ -160,11 +163,10 @@ func (ex *exchange) attempt(head bool) error {
 	}
 }
 
-// receive reads the head of the final answer. Interim answers are swallowed: the
-// expectation of the client is met by Continue.
+// receive reads the head of the final answer, and passes interim ones on.
 func (ex *exchange) receive(head bool) error {
 	in := &ex.bc.in
-	for range maxInterim {
+	for {
 		n, err := readAnswerHead(in)
 		if err != nil {
 			return err
@@ -176,8 +178,10 @@ func (ex *exchange) receive(head bool) error {
 		if s := ex.answer.status; s >= 200 || s == fasthttp.StatusSwitchingProtocols {
 			return nil
 		}
+		if err := ex.inform(); err != nil {
+			return err
+		}
 	}
-	return errAnswer
 }
 
 // readAnswerHead waits for a complete head and returns its length.

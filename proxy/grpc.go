@@ -9,6 +9,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
 	"slices"
 	"strconv"
 	"strings"
@@ -241,7 +243,7 @@ func (s *Server) translate(ctx context.Context, cc *http.ClientConn, secure bool
 	if req.Header.Get("User-Agent") == "" {
 		req.Header.Set("User-Agent", "") // none of the library's either
 	}
-	resp, err := cc.RoundTrip(req)
+	resp, err := s.roundTrip(cc, req, nc)
 	if err != nil {
 		return
 	}
@@ -269,6 +271,49 @@ func (s *Server) translate(ctx context.Context, cc *http.ClientConn, secure bool
 	_ = resp.Trailer.Write(end)
 	end.WriteString("\r\n")
 	_, _ = nc.Write(end.Bytes())
+}
+
+// roundTrip writes what comes of 1xx to nc while it waits for the answer. The
+// connection to the backend, which others share, does not wait for that.
+func (s *Server) roundTrip(cc *http.ClientConn, req *http.Request, nc net.Conn) (*http.Response, error) {
+	interim := make(chan []byte, maxInterim)
+	trace := &httptrace.ClientTrace{Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
+		select {
+		case interim <- interimText(code, http.Header(h)):
+			return nil
+		default:
+			return errAnswer // more than are passed on
+		}
+	}}
+	req = req.WithContext(httptrace.WithClientTrace(req.Context(), trace))
+	var resp *http.Response
+	err := errPanic
+	done := make(chan struct{})
+	go func() { // awaited below
+		defer close(done)
+		defer s.survive("exchange of gRPC", func() {})
+		resp, err = cc.RoundTrip(req)
+	}()
+	for {
+		select {
+		case text := <-interim:
+			_, _ = nc.Write(text) // an end of nc ends the request, too
+			continue
+		case <-done:
+		}
+		break
+	}
+	for len(interim) > 0 {
+		_, _ = nc.Write(<-interim)
+	}
+	return resp, err
+}
+
+func interimText(code int, h http.Header) []byte {
+	b := bytes.NewBufferString("HTTP/1.1 " + strconv.Itoa(code) + "\r\n")
+	_ = h.Write(b)
+	b.WriteString("\r\n")
+	return b.Bytes()
 }
 
 // answerText is the head of an answer in HTTP/1.1.

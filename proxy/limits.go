@@ -17,7 +17,7 @@ const (
 	maxFieldBlock  = 32 << 10  // all field lines of a head; beyond it 431
 	maxFields      = 128       // beyond it 431; browsers send about 20
 	maxAnswerHead  = 64 << 10  // backends set more and longer fields than clients do
-	maxInterim     = 16        // 1xx answers before the final one
+	maxInterim     = 16        // 1xx answers to one request; a backend that hints and reports needs a few
 	maxTrailerSize = 8 << 10   // trailer section of a chunked body
 	maxChunkLine   = 1 << 10   // chunk size with its extensions, which nobody uses
 	maxDiscard     = 256 << 10 // unread request body that is thrown away to keep a connection

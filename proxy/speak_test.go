@@ -96,7 +96,11 @@ func speakHTTP1(t testing.TB, r *rig, a ask) reply {
 		b.WriteString(a.body)
 	}
 	go io.WriteString(c, b.String()) // ends with the connection
-	resp, err := http.ReadResponse(bufio.NewReader(c), &http.Request{Method: a.method})
+	br := bufio.NewReader(c)
+	resp, err := http.ReadResponse(br, &http.Request{Method: a.method})
+	for err == nil && resp.StatusCode < 200 {
+		resp, err = http.ReadResponse(br, &http.Request{Method: a.method})
+	}
 	if err != nil {
 		return reply{broken: true}
 	}
