@@ -70,7 +70,7 @@ func BenchmarkOpen(b *testing.B) {
 	for b.Loop() {
 		copy(buf, messages)
 		s.seen = replay.Filter{}
-		r.split(buf, 1452, &whereA, false)
+		r.split(buf, 1452, &whereA, notECT)
 		r.flush()
 	}
 	if c.toA.rxPackets.Load() < row {

@@ -7,6 +7,10 @@ import "encoding/binary"
 // message, the packet comes out marked. A packet of a sender that does not know of
 // it is left as it is, rather than lost: its message was not marked here, so that
 // what marked it means something else by these bits.
+//
+// Many peers do nothing of it (wireguard-go does not), and a mark on the way to one
+// of them would be lost, with nobody to slow down. So messages are marked once the
+// peer's own are, and are dropped by a full router until then (RFC 6040 section 4.3).
 
 // The values of the two bits.
 const (
@@ -28,6 +32,19 @@ func markOf(p []byte) uint8 {
 		return p[1] >> 4 & markBits
 	}
 	return notECT
+}
+
+// marked is for packets whose messages came from p with this mark.
+func (p *Peer) marked(mark uint8, packets [][]byte) {
+	if mark == congestion {
+		for _, packet := range packets {
+			congested(packet)
+		}
+		return
+	}
+	if !p.marks.Load() {
+		p.marks.Store(true)
+	}
 }
 
 // congested marks a packet whose sender knows what that means, and keeps its

@@ -39,7 +39,7 @@ func FuzzSplit(f *testing.F) {
 	known := len(c.b.received)
 	r := reader{device: c.b.Device}
 	f.Fuzz(func(t *testing.T, data []byte, segment uint16) {
-		r.split(slices.Clone(data), int(segment)+1, &whereA, segment%2 == 0)
+		r.split(slices.Clone(data), int(segment)+1, &whereA, uint8(segment)&markBits)
 		r.flush()
 		if c.b.Panics() != 0 {
 			t.Fatal("a message made the device fail")

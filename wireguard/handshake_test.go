@@ -157,15 +157,15 @@ func TestDataReplayedAndForged(t *testing.T) {
 	replay, forged := slices.Clone(m), c.message("forged")
 	forged[headerSize] ^= 1
 	s := c.toA.current.Load()
-	r.open(s, replay, len(replay), &elsewhere, false, before)
+	r.open(s, replay, len(replay), &elsewhere, notECT, before)
 	r.flush()
-	r.open(s, forged, len(forged), &elsewhere, false, before)
+	r.open(s, forged, len(forged), &elsewhere, notECT, before)
 	r.flush()
 	if c.toA.Status().Endpoint != whereA.addr {
 		t.Fatal("the endpoint moved for a message that is not authentic or not new")
 	}
 	moved := c.message("moved")
-	r.open(s, moved, len(moved), &elsewhere, false, before)
+	r.open(s, moved, len(moved), &elsewhere, notECT, before)
 	r.flush()
 	if c.toA.Status().Endpoint != elsewhere.addr {
 		t.Fatal("the endpoint does not follow the peer")
@@ -185,7 +185,7 @@ func TestDataReplayedAndForged(t *testing.T) {
 	if c.passes(c.message("gone"), before) {
 		t.Fatal("a removed peer is heard")
 	}
-	if r.open(s, c.message("gone"), overhead+16, &whereA, false, before); len(c.b.received) != 6 {
+	if r.open(s, c.message("gone"), overhead+16, &whereA, notECT, before); len(c.b.received) != 6 {
 		t.Fatalf("%q: a removed peer is heard", c.b.received)
 	}
 }
@@ -357,11 +357,11 @@ func TestPanicIsSurvived(t *testing.T) {
 	c.b.deliver = func(*Peer, [][]byte) { panic("a test") }
 	r := reader{device: c.b.Device}
 	m := c.message("lost")
-	r.split(m, len(m), &whereA, false)
+	r.split(m, len(m), &whereA, notECT)
 	r.flush()
 	c.b.deliver = deliver
 	m = c.message("hello")
-	r.split(m, len(m), &whereA, false)
+	r.split(m, len(m), &whereA, notECT)
 	r.flush()
 	if c.b.Panics() != 1 || len(c.b.received) != 1 {
 		t.Fatalf("%d panics, received %q", c.b.Panics(), c.b.received)
@@ -387,7 +387,7 @@ func TestPacketsAllocateNothing(t *testing.T) {
 		b.seal(c.toB.current.Load(), now)
 		copy(buf, b.buf[:b.used])
 		b.free()
-		r.split(buf, 64+overhead, &whereA, false)
+		r.split(buf, 64+overhead, &whereA, notECT)
 		r.flush()
 	}); n >= 1 {
 		t.Fatalf("%.0f allocations for 8 packets there and back", n)

@@ -30,6 +30,7 @@ type Peer struct {
 	gather gather
 
 	removed atomic.Bool
+	marks   atomic.Bool // its messages have the marks of their packets, and so it knows of them
 
 	// mu guards what a handshake changes. It is held for handshakes, and not for
 	// packets, but for those that the system refuses to send.

@@ -43,13 +43,13 @@ func (d *Device) receive(s *socket) {
 			return
 		}
 		d.gate.RLock()
-		r.split(buf[:n], segment, &from, s.congested())
+		r.split(buf[:n], segment, &from, s.mark())
 		rest := buf[n:]
 		for i := 1; i < maxReads && len(rest) >= readSize && s.busy(); i++ {
 			if n, segment, from = s.more(rest[:readSize]); n == 0 {
 				break
 			}
-			r.split(rest[:n], segment, &from, s.congested())
+			r.split(rest[:n], segment, &from, s.mark())
 			rest = rest[n:]
 		}
 		r.flush()
@@ -97,9 +97,9 @@ func (r *reader) flush() {
 	}
 }
 
-// split handles messages of one sender, which met congestion or did not. Data
+// split handles messages of one sender, which came with this mark. Data
 // messages of one session, which mostly come in a row, are handled together.
-func (r *reader) split(messages []byte, segment int, from *endpoint, marked bool) {
+func (r *reader) split(messages []byte, segment int, from *endpoint, mark uint8) {
 	d := r.device
 	defer d.survive()
 	now := d.now()
@@ -109,7 +109,7 @@ func (r *reader) split(messages []byte, segment int, from *endpoint, marked bool
 	)
 	flush := func(end int) {
 		if session != nil {
-			r.open(session, messages[first:end], segment, from, marked, now)
+			r.open(session, messages[first:end], segment, from, mark, now)
 		}
 		session = nil
 	}
@@ -136,7 +136,7 @@ func (r *reader) split(messages []byte, segment int, from *endpoint, marked bool
 }
 
 // open decrypts data messages of one session and collects what is in them.
-func (r *reader) open(s *session, messages []byte, segment int, from *endpoint, marked bool, now instant) {
+func (r *reader) open(s *session, messages []byte, segment int, from *endpoint, mark uint8, now instant) {
 	p := s.peer
 	if r.owner != p {
 		r.flush()
@@ -149,10 +149,8 @@ func (r *reader) open(s *session, messages []byte, segment int, from *endpoint, 
 		r.packets = r.packets[:had]
 		return
 	}
-	if marked {
-		for _, packet := range r.packets[had:] {
-			congested(packet)
-		}
+	if mark != notECT {
+		p.marked(mark, r.packets[had:])
 	}
 	p.heard(from)
 	p.rxBytes.Add(uint64(size))

@@ -144,11 +144,14 @@ func (b *Burst) seal(s *session, now instant) {
 	if !ok {
 		return
 	}
-	start, marked := 0, uint8(notECT)
+	start, marks, marked := 0, p.marks.Load(), uint8(notECT)
 	for i, size := range b.sizes[:b.count] {
 		m := b.buf[start : start+int(size)]
-		b.marks[i] = markOf(m[headerSize : len(m)-tagSize])
-		marked |= b.marks[i]
+		b.marks[i] = notECT
+		if marks {
+			b.marks[i] = markOf(m[headerSize : len(m)-tagSize])
+			marked |= b.marks[i]
+		}
 		s.seal(m, counter+uint64(i))
 		start += int(size)
 	}

@@ -100,9 +100,9 @@ func (s *socket) read(buf []byte) (n, segment int, from endpoint, err error) {
 // there is probably no more for now, and looking would cost more than it brings.
 func (s *socket) busy() bool { return !s.reading.waited }
 
-// congested reports whether what was read last met congestion. The system joins
-// only what is marked alike.
-func (s *socket) congested() bool { return s.reading.mark == congestion }
+// mark returns the mark of what was read last. The system joins only what is
+// marked alike.
+func (s *socket) mark() uint8 { return s.reading.mark }
 
 // more is read without waiting: n is 0 if nothing is there, or nothing that can
 // be used.

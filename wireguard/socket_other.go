@@ -43,8 +43,8 @@ func (s *socket) send(buf []byte, segment int, to *endpoint, _ uint8) error {
 	return nil
 }
 
-// congested is for systems that tell it.
-func (*socket) congested() bool { return false }
+// mark is for systems that tell it.
+func (*socket) mark() uint8 { return notECT }
 
 // busy and more are for systems where a read may go without waiting; here that
 // is never tried.

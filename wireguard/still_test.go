@@ -128,7 +128,7 @@ func (c *couple) passes(m []byte, now instant) bool {
 	r := reader{device: c.b.Device}
 	n := len(c.b.received)
 	if e := c.b.index.lookup(receiver(m)); e.session.opens(now) {
-		r.open(e.session, slices.Clone(m), len(m), &whereA, false, now)
+		r.open(e.session, slices.Clone(m), len(m), &whereA, notECT, now)
 		r.flush()
 	}
 	return len(c.b.received) > n
