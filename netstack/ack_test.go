@@ -59,14 +59,23 @@ var timestamps = []byte{1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2}
 // sack is one block, without time stamps.
 var sack = []byte{1, 1, 5, 10, 0, 0, 1, 0, 0, 0, 2, 0}
 
-// watched are acks with a flow that has sent data, and acknowledged so much. The
+// watched are streams with one that has sent data, and acknowledged so much. The
 // peer is not there.
 type watched struct {
-	*acks
+	*streams
 	to *wireguard.Peer
 }
 
 func watch(t testing.TB, start uint32) *watched {
+	t.Helper()
+	w := newWatched(t)
+	if !w.write(tcpPacket(true, flagACK|flagPSH, 1, start, nil, []byte("data"))) {
+		t.Fatal("data is kept")
+	}
+	return w
+}
+
+func newWatched(t testing.TB) *watched {
 	t.Helper()
 	d, err := wireguard.New(wireguard.Options{
 		PrivateKey: model.NewPrivateKey(), MTU: 1420, Receive: func(*wireguard.Peer, [][]byte) {},
@@ -79,7 +88,7 @@ func watch(t testing.TB, start uint32) *watched {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &watched{new(acks), to}
+	w := &watched{new(streams), to}
 	t.Cleanup(func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
@@ -87,24 +96,21 @@ func watch(t testing.TB, start uint32) *watched {
 			w.timer.Stop()
 		}
 	})
-	if !w.write(tcpPacket(true, flagACK|flagPSH, 1, start, nil, []byte("data"))) {
-		t.Fatal("data is kept")
-	}
 	return w
 }
 
 func (w *watched) write(p []byte) bool {
 	pkt := fromStack4(p)
 	defer pkt.DecRef()
-	return w.pass(w.to, pkt, 1420)
+	return w.outgoing(w.to, pkt, 1420)
 }
 
 // flow is what is known of the only flow, nil if nothing is.
-func (x *acks) flow() *ackFlow {
+func (x *streams) flow() *delayed {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for _, f := range x.young {
-		known := *f
+		known := f.ack
 		return &known
 	}
 	return nil
@@ -183,7 +189,7 @@ func TestAcksAreBounded(t *testing.T) {
 			binary.BigEndian.PutUint16(p[ipv4Header+2:], port)
 			return w.write(p)
 		}
-		const ports = 3 * maxAckFlows
+		const ports = 3 * maxStreams
 		data := []byte("data")
 		if !write(1, 1100, nil) || len(w.young) != 1 {
 			t.Error("a flow without data is watched")
@@ -199,20 +205,20 @@ func TestAcksAreBounded(t *testing.T) {
 				held++
 			}
 		}
-		if len(w.young) != maxAckFlows || w.listed() != held || held < maxAckFlows-1 {
+		if len(w.young) != maxStreams || w.listed() != held || held < maxStreams-1 {
 			t.Errorf("%d flows, %d held, %d wait", len(w.young), held, w.listed())
 		}
 		// Many ends make room for many beginnings, but not for more to wait.
 		for port := range uint16(ports) {
-			p := tcpPacket(true, flagACK|flagFIN, 1, 1100, nil, nil)
+			p := tcpPacket(true, flagRST, 1, 1100, nil, nil)
 			binary.BigEndian.PutUint16(p[ipv4Header+2:], port)
 			w.write(p)
 		}
-		for port := range uint16(maxAckFlows) {
+		for port := range uint16(maxStreams) {
 			write(port+ports, 1000, data)
 			write(port+ports, 1100, nil)
 		}
-		if n := w.listed(); n > maxAckFlows {
+		if n := w.listed(); n > maxStreams {
 			t.Errorf("%d wait", n)
 		}
 		time.Sleep(ackDelay + ackTick)
@@ -221,19 +227,19 @@ func TestAcksAreBounded(t *testing.T) {
 			t.Errorf("%d still wait", n)
 		}
 		for age := range uint16(2) { // new flows first, then all that were there
-			time.Sleep(ackAge + 1)
-			for port := range uint16(2 * maxAckFlows) {
-				write(port+age*2*maxAckFlows, 1000, data)
+			time.Sleep(streamAge + 1)
+			for port := range uint16(2 * maxStreams) {
+				write(port+age*2*maxStreams, 1000, data)
 			}
-			for port := range uint16(2 * maxAckFlows) {
+			for port := range uint16(2 * maxStreams) {
 				write(port, 1000, data)
 			}
-			if n := len(w.young) + len(w.old); n > 2*maxAckFlows {
+			if n := len(w.young) + len(w.old); n > 2*maxStreams {
 				t.Fatalf("%d flows after %d ages", n, age+1)
 			}
 		}
 		for range 2 {
-			time.Sleep(ackAge + 1)
+			time.Sleep(streamAge + 1)
 			write(1000, 1000, data)
 		}
 		if n := len(w.young) + len(w.old); n > 2 {
@@ -270,6 +276,7 @@ type dialog struct {
 	server   *Device
 	seq, ack uint32
 	options  []byte
+	opened   byte // the flags of the server's SYN
 }
 
 func (g *dialog) write(flags byte, payload []byte) {
@@ -300,11 +307,17 @@ func (g *dialog) next() (flags byte, ack uint32, payload []byte) {
 // open does the handshake with a server that answers by handle.
 func open(t *testing.T, options []byte, handle func(net.Conn)) *dialog {
 	t.Helper()
+	return openWith(t, flagSYN, options, handle)
+}
+
+// openWith opens with these flags.
+func openWith(t *testing.T, flags byte, options []byte, handle func(net.Conn)) *dialog {
+	t.Helper()
 	d, plain, _ := router(t, nil)
 	listen(t, d, 80, handle)
 	g := &dialog{raw: plain, server: d, seq: 1<<32 - 2000} // wraps around soon
 	g.options = append([]byte{2, 4, 1380 >> 8, 1380 & 0xff}, options...)
-	g.write(flagSYN, nil)
+	g.write(flags, nil)
 	g.seq++
 	eventually(t, "SYN ACK", func() bool {
 		g.mu.Lock()
@@ -312,7 +325,7 @@ func open(t *testing.T, options []byte, handle func(net.Conn)) *dialog {
 		return len(g.got) > 0
 	})
 	g.ack = binary.BigEndian.Uint32(g.got[0][ipv4Header+4:]) + 1
-	g.next()
+	g.opened, _, _ = g.next()
 	if g.options = options; len(options) > 0 {
 		p := options
 		p[len(p)-1]++
@@ -417,7 +430,7 @@ func TestBulkIsAcknowledged(t *testing.T) {
 	// In order, its acknowledgement is held; then three behind a gap.
 	g.write(flagACK, segment[:100])
 	hole := g.seq
-	known := &g.server.table.Load().lookup4(word(plainIP)).acks
+	known := &g.server.table.Load().lookup4(word(plainIP)).streams
 	eventually(t, "acknowledgement", func() bool { f := known.flow(); return f.size > 0 || f.sent == hole })
 	g.seq += 100
 	for i := range 3 {
@@ -452,7 +465,7 @@ func FuzzAcks(f *testing.F) {
 			w.write(tcpPacket(true, flagACK, 1, 1000, nil, []byte("data")))
 			w.write(p)
 		}
-		if w.listed() > maxAckFlows {
+		if w.listed() > maxStreams {
 			t.Fatal("no bound")
 		}
 	})

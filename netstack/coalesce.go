@@ -34,6 +34,8 @@ type coalescer struct {
 	slots  [flowSlots]uint8 // by hash of the flow: index of its last merge, plus one
 
 	packets [][]byte // the batch
+	streams *streams // of the peer that it is from, nil if nothing is known of them
+	segment uint32   // the payload of a full packet of the stack in bytes
 	deliver func(*stack.PacketBuffer)
 }
 
@@ -74,7 +76,7 @@ func (c *coalescer) run(batch [][]byte, deliver func(*stack.PacketBuffer)) (bad 
 		}
 	}
 	c.flush()
-	c.packets, c.deliver = nil, nil
+	c.packets, c.streams, c.deliver = nil, nil, nil
 	return bad
 }
 
@@ -102,6 +104,7 @@ func (c *coalescer) accept(i int32, p []byte) bool {
 		c.finish(m)
 	}
 	if !s.starts() {
+		c.look(&s, s.packet[:s.data], s.payload())
 		c.pass(s.packet, state)
 		return true
 	}
@@ -161,6 +164,7 @@ func (c *coalescer) finish(m *merge) {
 	count := m.count
 	m.count = 0
 	if count == 1 {
+		c.look(&m.head, m.head.packet[:m.head.data], m.head.payload())
 		c.pass(m.head.packet, checksumRight)
 		return
 	}
@@ -176,6 +180,7 @@ func (c *coalescer) finish(m *merge) {
 	if m.push {
 		h[m.head.ip+13] |= flagPSH
 	}
+	c.look(&m.head, h, m.size-len(h))
 	payload := buffer.NewView(m.size - len(h))
 	_, _ = payload.Write(m.head.packet[m.head.data:]) // a view takes everything
 	for i := c.next[m.first]; i != 0; i = c.next[i] {
@@ -186,6 +191,13 @@ func (c *coalescer) finish(m *merge) {
 	packet, rest := buffer.MakeWithData(h), buffer.MakeWithView(payload)
 	packet.Merge(&rest)
 	c.hand(packet, h[0]>>4, true)
+}
+
+// look shows the flows of the peer the headers of a packet, in place.
+func (c *coalescer) look(s *tcpSegment, headers []byte, payload int) {
+	if c.streams != nil {
+		c.streams.incoming(&tcpHeaders{headers[:s.ip], headers[s.ip:s.data], payload}, c.segment)
+	}
 }
 
 func (c *coalescer) hand(packet buffer.Buffer, version uint8, verified bool) {

@@ -74,8 +74,8 @@ func TestCoalescerAgainstNaive(t *testing.T) {
 	}
 }
 
-// stream collects the bytes of each flow in the order of delivery.
-func stream(out []delivered) map[string][]byte {
+// byFlow collects the bytes of each flow in the order of delivery.
+func byFlow(out []delivered) map[string][]byte {
 	flows := map[string][]byte{}
 	for _, d := range out {
 		h := headersOf(d.data)
@@ -104,7 +104,7 @@ func TestCoalescerManyFlows(t *testing.T) {
 	if bad != 0 {
 		t.Fatalf("%d bad", bad)
 	}
-	got := stream(out)
+	got := byFlow(out)
 	if len(got) != len(want) {
 		t.Fatalf("%d flows, want %d", len(got), len(want))
 	}

@@ -19,6 +19,14 @@ func keyOf(addresses, ports []byte) (k flowKey) {
 	return k
 }
 
+// reverseKey is the key of the flow in the other direction.
+func reverseKey(addresses, ports []byte) (k flowKey) {
+	half := len(addresses) / 2
+	copy(k[copy(k[:], addresses[half:]):32], addresses[:half])
+	copy(k[32+copy(k[32:], ports[2:4]):], ports[:2])
+	return k
+}
+
 // packetAddresses returns source and destination as they stand in a packet.
 func packetAddresses(p []byte) []byte {
 	if isIPv6(p) {

@@ -85,6 +85,7 @@ func (h *hub) receive(from *wireguard.Peer, packets [][]byte) {
 		case v.way == toFlow && h.flow(b, t, packet, v):
 		default:
 			b.local = append(b.local, packet)
+			b.coalescer.streams = &v.from.streams
 		}
 	}
 	b.send()
@@ -107,6 +108,7 @@ func (h *hub) deliver(b *batch) {
 		}
 	}()
 	defer h.survive()
+	b.coalescer.segment = uint32(segmentPayload(h.mtu))
 	if bad := b.coalescer.run(b.local, h.inject); bad > 0 {
 		h.corrupted.Add(uint64(bad))
 	}
@@ -219,7 +221,7 @@ func (h *hub) transmit(pkt *stack.PacketBuffer) {
 		h.filtered.Add(1)
 		return
 	}
-	if !to.acks.pass(to.wg, pkt, uint32(h.mtu)) {
+	if !to.streams.outgoing(to.wg, pkt, uint32(h.mtu)) {
 		return
 	}
 	var s segmenter

@@ -98,7 +98,7 @@ func BenchmarkAcks(b *testing.B) {
 	data := fromStack4(tcpPacket(true, flagACK, 1, 1000, timestamps, []byte("data")))
 	b.ReportAllocs()
 	for b.Loop() {
-		if w.pass(w.to, ack, 1420) || !w.pass(w.to, data, 1420) {
+		if w.outgoing(w.to, ack, 1420) || !w.outgoing(w.to, data, 1420) {
 			b.Fatal("not held")
 		}
 	}

@@ -15,7 +15,7 @@ const (
 	flagPSH
 	flagACK
 	flagURG
-	_
+	flagECE
 	flagCWR
 )
 

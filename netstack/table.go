@@ -86,9 +86,9 @@ type peer struct {
 // snapshot holds the peer, so that counts survive a change of configuration
 // and flows can be told to belong to somebody else when their identity differs.
 type identity struct {
-	key  model.PublicKey
-	wg   *wireguard.Peer // set when the change is made that brings the peer
-	acks acks
+	key     model.PublicKey
+	wg      *wireguard.Peer // set when the change is made that brings the peer
+	streams streams         // of the stack
 
 	moving    atomic.Int32 // connections of this server to it that are moving data
 	halfOpen  atomic.Int32 // TCP flows through the exit that are being dialed
