@@ -4,6 +4,7 @@
 package acme
 
 import (
+	"bytes"
 	"crypto/x509"
 	"io"
 	"log"
@@ -44,6 +45,7 @@ type Authority struct {
 	orders  sync.Map // bodies of orders, by number
 	revoked sync.Map // serial numbers that the responder calls revoked
 	before  atomic.Pointer[func(http.ResponseWriter, *http.Request) bool]
+	after   atomic.Pointer[func(*http.Request, int)]
 	handler atomic.Pointer[http.Handler]
 	o       Options
 	issuer  *ca.CAImpl
@@ -99,16 +101,18 @@ func (a *Authority) serve(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusServiceUnavailable)
 		return
 	}
-	if r.URL.Path != OrderPath {
-		(*handler).ServeHTTP(w, r)
-		return
+	var raw []byte
+	if r.URL.Path == OrderPath {
+		raw, _ = io.ReadAll(r.Body)
+		r.Body = io.NopCloser(bytes.NewReader(raw))
 	}
-	raw, _ := io.ReadAll(r.Body)
-	r.Body = io.NopCloser(strings.NewReader(string(raw)))
 	answer := httptest.NewRecorder()
 	(*handler).ServeHTTP(answer, r)
-	if answer.Code == http.StatusCreated { // and no rejected nonce
+	if r.URL.Path == OrderPath && answer.Code == http.StatusCreated { // and no rejected nonce
 		a.orders.Store(a.Orders.Add(1), string(raw))
+	}
+	if f := a.after.Load(); f != nil {
+		(*f)(r, answer.Code)
 	}
 	for k, v := range answer.Header() {
 		w.Header()[k] = v
@@ -117,8 +121,15 @@ func (a *Authority) serve(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(answer.Body.Bytes())
 }
 
-// OrderPath is where orders are made.
-const OrderPath = "/order-plz"
+// Where accounts and orders are made; the others go on with an id.
+const (
+	AccountPath   = "/sign-me-up"
+	OrderPath     = "/order-plz"
+	AuthzPath     = "/authZ/"
+	ChallengePath = "/chalZ/"
+	FinalizePath  = "/finalize-order/"
+	CertPath      = "/certZ/"
+)
 
 // LastOrder is the body of the last order, as it was signed.
 func (a *Authority) LastOrder() string {
@@ -145,6 +156,9 @@ func (a *Authority) Interfere(f func(http.ResponseWriter, *http.Request) bool) {
 	}
 	a.before.Store(&f)
 }
+
+// Watch has f told of every answer with its status when it is made and not sent.
+func (a *Authority) Watch(f func(r *http.Request, status int)) { a.after.Store(&f) }
 
 // Down answers every request with a fault of the server.
 func Down(w http.ResponseWriter, r *http.Request) bool {

@@ -130,31 +130,28 @@ func (a *authority) accountKey() string {
 }
 
 // account returns the account, made at the first order. Several orders at once
-// make one.
+// make one. The key is stored before the authority sees it: a process that ends in
+// between asks with the same key again, and is given the account that there is
+// (RFC 8555, section 7.3.1).
 func (a *authority) account(ctx context.Context, client *acme.Client) (acme.Account, error) {
 	key := a.accountKey()
 	if err := a.m.store.Lock(ctx, key); err != nil {
 		return acme.Account{}, err
 	}
 	defer func() { _ = a.m.store.Unlock(ctx, key) }()
-	raw, err := a.m.store.Load(ctx, key)
-	if err == nil {
-		var saved savedAccount
-		if err = json.Unmarshal(raw, &saved); err == nil {
-			saved.Account.PrivateKey, err = certmagic.PEMDecodePrivateKey([]byte(saved.Key))
-		}
-		if err == nil {
-			return saved.Account, nil
-		}
-		a.m.log.Warn("an account cannot be read and is made anew", "authority", a.ca.Name, "err", err)
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return acme.Account{}, err
+	account, err := a.savedAccount(ctx, key)
+	if err != nil || account.Location != "" {
+		return account, err
 	}
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return acme.Account{}, err
+	if account.PrivateKey == nil {
+		if account.PrivateKey, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+			return acme.Account{}, err
+		}
+		if err := a.saveAccount(ctx, key, account); err != nil {
+			return acme.Account{}, err
+		}
 	}
-	account := acme.Account{TermsOfServiceAgreed: true, PrivateKey: private}
+	account.TermsOfServiceAgreed = true
 	if a.m.opts.Email != "" {
 		account.Contact = []string{"mailto:" + a.m.opts.Email}
 	}
@@ -174,14 +171,40 @@ func (a *authority) account(ctx context.Context, client *acme.Client) (acme.Acco
 	if account, err = client.NewAccount(ctx, account); err != nil {
 		return acme.Account{}, fmt.Errorf("register an account: %w", err)
 	}
-	keyPEM, err := certmagic.PEMEncodePrivateKey(private)
+	return account, a.saveAccount(ctx, key, account)
+}
+
+// savedAccount is what is stored: an account, or its key alone if it is not known
+// whether it exists, or nothing.
+func (a *authority) savedAccount(ctx context.Context, key string) (acme.Account, error) {
+	raw, err := a.m.store.Load(ctx, key)
+	if errors.Is(err, fs.ErrNotExist) {
+		return acme.Account{}, nil
+	}
 	if err != nil {
 		return acme.Account{}, err
 	}
-	if raw, err = json.Marshal(savedAccount{account, string(keyPEM)}); err != nil {
-		return acme.Account{}, err
+	var saved savedAccount
+	if err = json.Unmarshal(raw, &saved); err == nil {
+		saved.Account.PrivateKey, err = certmagic.PEMDecodePrivateKey([]byte(saved.Key))
 	}
-	return account, a.m.store.Store(ctx, key, raw)
+	if err != nil {
+		a.m.log.Warn("an account cannot be read and is made anew", "authority", a.ca.Name, "err", err)
+		return acme.Account{}, nil
+	}
+	return saved.Account, nil
+}
+
+func (a *authority) saveAccount(ctx context.Context, key string, account acme.Account) error {
+	keyPEM, err := certmagic.PEMEncodePrivateKey(account.PrivateKey)
+	if err != nil {
+		return err
+	}
+	raw, err := json.Marshal(savedAccount{account, string(keyPEM)})
+	if err != nil {
+		return err
+	}
+	return a.m.store.Store(ctx, key, raw)
 }
 
 var errNoBinding = errors.New("the authority wants an account that is bound to one of its customers")

@@ -126,6 +126,7 @@ func (m *Manager) step(ctx context.Context, s *subject) {
 	a.zone = m.zones.of(s.name)
 	m.mu.Unlock()
 	if wanted && ready {
+		m.remember(ctx, s, before.begun(now))
 		err := m.obtain(a.in(ctx), s, cert != nil)
 		m.conclude(ctx, s, a, before, err)
 	}
@@ -172,6 +173,7 @@ func (m *Manager) conclude(ctx context.Context, s *subject, a *attempt, before h
 	gone := s.gone
 	m.mu.Unlock()
 	if err = a.outcome(err); err != nil && (gone || errors.Is(context.Cause(ctx), context.Canceled)) {
+		m.remember(context.WithoutCancel(ctx), s, before)
 		return // given up by us, which says nothing of the name
 	}
 	var h history

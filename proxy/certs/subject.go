@@ -46,6 +46,9 @@ type history struct {
 	Error    string               `json:"error,omitempty"`
 	Advice   string               `json:"advice,omitempty"`
 	Limits   map[string]time.Time `json:"limits,omitempty"` // of authorities
+	// Cut counts attempts in a row that this process did not live to see the end of.
+	// It is stored while one runs.
+	Cut int `json:"cut,omitempty"`
 	Issued   []time.Time          `json:"issued,omitempty"` // the last few
 }
 
@@ -79,10 +82,32 @@ func (m *Manager) recall(s *subject) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		m.log.Warn("what was tried for a certificate before cannot be read", "name", s.name, "err", err)
 	}
+	if h.Cut > 0 {
+		h = m.afterCut(ctx, s.name, issuer, h)
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s.history, s.issuer = h, issuer
 	s.cert.Store(cert)
+}
+
+// afterCut is what h becomes if the process ended during an attempt. That may have
+// come to its end all the same, but for the note. If not, another follows at once; but
+// where one after the other ends the process, they do so with the pauses of failures: an
+// authority does not get an order with every start.
+func (m *Manager) afterCut(ctx context.Context, name string, issuer *authority, h history) history {
+	if issuer != nil {
+		_, saved, err := m.store.Storage.Load(ctx, certmagic.StorageKeys.SiteCert(issuer.key, name))
+		if err == nil && !saved.Before(h.Tried) {
+			return h.succeeded(saved)
+		}
+	}
+	if h.Cut > 1 {
+		if at := h.Tried.Add(m.times.delay(h.Cut - 1)); at.After(h.Retry) {
+			h.Retry = at
+		}
+	}
+	return h
 }
 
 // stored returns the newest certificate of name in the store, of an authority that
@@ -109,10 +134,13 @@ func (m *Manager) stored(ctx context.Context, name string) (best *tls.Certificat
 	return best, issuer
 }
 
-// remember stores the history of s.
+// remember stores the history of s, if it has one.
 func (m *Manager) remember(ctx context.Context, s *subject, h history) {
 	raw, err := json.Marshal(h)
-	if err == nil {
+	switch {
+	case h.Tried.IsZero():
+		err = m.store.Delete(ctx, s.historyKey())
+	case err == nil:
 		err = m.store.Store(ctx, s.historyKey(), raw)
 	}
 	if err != nil {
@@ -182,6 +210,13 @@ func (t *times) delay(n int) time.Duration {
 	return d + rand.N(d/8+1)
 }
 
+// begun is what is stored of h while an attempt runs.
+func (h history) begun(now time.Time) history {
+	h.Tried = now
+	h.Cut++
+	return h
+}
+
 // succeeded and failed are what h becomes after an attempt.
 func (h history) succeeded(now time.Time) history {
 	issued := append(slices.Clone(h.Issued), now)
@@ -190,7 +225,7 @@ func (h history) succeeded(now time.Time) history {
 
 func (h history) failed(now time.Time, wait time.Duration, limits map[string]time.Time, limited time.Time, err error) history {
 	h.Failures++
-	h.Tried, h.Limits = now, limits
+	h.Tried, h.Limits, h.Cut = now, limits, 0
 	if h.Retry = now.Add(wait); limited.After(h.Retry) {
 		h.Retry = limited
 	}
