@@ -3,7 +3,6 @@ package netstack
 import (
 	"bytes"
 	"encoding/binary"
-	"fmt"
 	"net"
 	"testing"
 	"time"
@@ -374,7 +373,7 @@ func FuzzStreams(f *testing.F) {
 					n++
 				}
 				if s.mark.window > tcpSendMax || s.gap.count > maxBlocks || s.mark.scale > 14 {
-					t.Fatal(fmt.Sprintf("%+v", s))
+					t.Fatalf("%+v", s)
 				}
 			}
 		}
