@@ -23,6 +23,7 @@ import (
 type tcpConn struct {
 	*gonet.TCPConn
 	flight        *flight
+	intake        *intake
 	local, remote *net.TCPAddr
 }
 
@@ -30,7 +31,10 @@ type tcpConn struct {
 // on.
 func (d *Device) newTCPConn(wq *waiter.Queue, ep tcpip.Endpoint, peer *identity, local, remote netip.AddrPort) *tcpConn {
 	setKeepalive(ep)
-	return &tcpConn{gonet.NewTCPConn(wq, ep), d.flights.add(ep, peer), net.TCPAddrFromAddrPort(local), net.TCPAddrFromAddrPort(remote)}
+	return &tcpConn{
+		TCPConn: gonet.NewTCPConn(wq, ep), flight: d.flights.add(ep, peer), intake: peer.intakes.add(ep),
+		local: net.TCPAddrFromAddrPort(local), remote: net.TCPAddrFromAddrPort(remote),
+	}
 }
 
 // WriteSize returns how many bytes are best written at once: they leave
@@ -41,6 +45,12 @@ func (c *tcpConn) WriteSize() int { return c.flight.all.writeSize }
 func (c *tcpConn) Write(b []byte) (int, error) {
 	c.flight.write(len(b))
 	return c.TCPConn.Write(b)
+}
+
+func (c *tcpConn) Read(b []byte) (int, error) {
+	n, err := c.TCPConn.Read(b)
+	c.intake.read(n)
+	return n, err
 }
 
 // Buffered returns how many bytes can be read without waiting.
@@ -61,6 +71,7 @@ func (c *tcpConn) RemoteAddr() net.Addr { return c.remote }
 // Close ends the connection in good order, and calls that wait in it at once.
 func (c *tcpConn) Close() error {
 	_ = c.SetDeadline(time.Unix(0, 0))
+	c.intake.close()
 	return c.TCPConn.Close()
 }
 
@@ -79,6 +90,7 @@ func (d *Device) dialTCP(ctx context.Context, peer *identity, addr netip.AddrPor
 	if terr != nil {
 		return nil, stackError("dial", "tcp", addr, terr)
 	}
+	ep.SocketOptions().SetReceiveBufferSize(intakeFirst, false) // before the peer is told a window
 	connected, ready := waiter.NewChannelEntry(waiter.WritableEvents)
 	wq.EventRegister(&connected)
 	defer wq.EventUnregister(&connected)

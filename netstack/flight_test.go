@@ -37,6 +37,7 @@ type account struct {
 	tcpip.Endpoint
 	options tcpip.SocketOptions
 	full    atomic.Bool
+	queue   atomic.Int64 // bytes that wait to be read
 }
 
 type accountHandler struct {
@@ -53,6 +54,8 @@ func newAccount() *account {
 }
 
 func (a *account) SocketOptions() *tcpip.SocketOptions { return &a.options }
+
+func (a *account) GetSockOptInt(tcpip.SockOptInt) (int, tcpip.Error) { return int(a.queue.Load()), nil }
 
 func (a *account) Readiness(mask waiter.EventMask) waiter.EventMask {
 	if a.full.Load() {

@@ -80,6 +80,9 @@ func (d *Device) openDoor(proto tcpip.TransportProtocolNumber, wq *waiter.Queue,
 	if terr != nil {
 		return door{}, terr
 	}
+	if proto == tcp.ProtocolNumber {
+		ep.SocketOptions().SetReceiveBufferSize(intakeFirst, false) // of what it accepts
+	}
 	terr = ep.Bind(fullAddress(addr))
 	if terr == nil && proto == tcp.ProtocolNumber {
 		terr = ep.Listen(listenBacklog)

@@ -90,6 +90,7 @@ type identity struct {
 	wg      *wireguard.Peer // set when the change is made that brings the peer
 	streams streams         // of the stack
 
+	intakes   intakes
 	moving    atomic.Int32 // connections of this server to it that are moving data
 	halfOpen  atomic.Int32 // TCP flows through the exit that are being dialed
 	tcpFlows  atomic.Int32 // TCP flows through the exit
