@@ -27,8 +27,7 @@ type h2stream struct {
 	off     int
 	inEnd   bool  // the client has sent its end
 	expects int64 // bytes that its length still promises; below 0 if it has none
-	window  int64 // bytes that it may send
-	credit  int64 // read, and not yet given back
+	window  h2window
 
 	sendable    int64 // bytes that the client takes
 	outEnd      bool  // our end was sent
@@ -55,7 +54,7 @@ var (
 
 func (h *h2conn) newStream(id uint32) *h2stream {
 	st := h.srv.h2streams.Get().(*h2stream)
-	st.h, st.id, st.window = h, id, h2StreamWindow
+	st.h, st.id, st.window = h, id, h2window{left: h2StreamWindow, size: h2StreamWindow}
 	st.wake.L = &h.mu
 	st.bridge = h.srv.newBridge(&h.origin, st)
 	return st
@@ -77,7 +76,7 @@ func (st *h2stream) run() {
 			st.resetLocked(http2.ErrCodeNo)
 		}
 	}
-	h.creditLocked(nil, int64(len(st.in)-st.off))
+	h.creditLocked(nil, st.unread())
 	h.removeLocked(st)
 	h.flushLocked()
 	h.mu.Unlock()
@@ -205,7 +204,9 @@ func (st *h2stream) Read(p []byte) (int, error) {
 			st.movedLocked()
 			n := copy(p, st.in[st.off:])
 			if st.off += n; st.off == len(st.in) {
-				st.in, st.off = st.in[:0], 0
+				if st.in, st.off = st.in[:0], 0; cap(st.in) > h2KeptBuffer {
+					st.in = nil // a body may pause for hours
+				}
 			}
 			h.creditLocked(st, int64(n))
 			h.flushLocked()
@@ -222,10 +223,18 @@ func (st *h2stream) Read(p []byte) (int, error) {
 
 // keepLocked keeps bytes of the body until they are read. What was read before makes
 // room for them: a client that always has more to send than a backend takes never
-// lets the buffer run empty. The move pays for itself, as it is of less than was read.
+// lets the buffer run empty. The move pays for itself, as it is of no more than twice
+// what was read: the buffer is at most half as large again as the window.
 func (st *h2stream) keepLocked(data []byte) {
-	if st.off > len(st.in)-st.off && len(st.in)+len(data) > cap(st.in) {
+	fits := func() bool { return len(st.in)+len(data) <= cap(st.in) }
+	unread, most := len(st.in)-st.off, int(st.window.size+st.window.size/2)
+	if !fits() && (st.off > unread || cap(st.in) >= most) {
 		st.in, st.off = st.in[:copy(st.in, st.in[st.off:])], 0
+	}
+	if !fits() {
+		grown := make([]byte, unread, max(unread+len(data), min(2*cap(st.in), most)))
+		copy(grown, st.in[st.off:])
+		st.in, st.off = grown, 0
 	}
 	st.in = append(st.in, data...)
 }

@@ -19,9 +19,7 @@ const (
 	maxStreams     = 100       // requests at once, as on HTTP/2
 	maxUniStreams  = 8         // control and two of QPACK; clients open a few that mean nothing
 	streamWindow   = 64 << 10  // of one stream at first; it grows where a body flows fast
-	streamCeiling  = 256 << 10 // security: at most this much per direction and stream
 	connWindow     = 256 << 10 // of all streams of a connection, at first
-	connCeiling    = 1 << 20   // likewise, at last
 	maxUnvalidated = 100       // handshakes with addresses that may be forged; beyond it they are asked to prove it
 	connIDLength   = 8         // too long to meet another's by guessing
 )
@@ -102,9 +100,10 @@ func (s *Server) quicConfig() *quic.Config {
 		HandshakeIdleTimeout:           s.limits.handshake / 2,
 		MaxIdleTimeout:                 s.limits.quicIdle,
 		InitialStreamReceiveWindow:     streamWindow,
-		MaxStreamReceiveWindow:         streamCeiling,
+		MaxStreamReceiveWindow:         streamWindowMost,
 		InitialConnectionReceiveWindow: connWindow,
-		MaxConnectionReceiveWindow:     connCeiling,
+		MaxConnectionReceiveWindow:     connWindowMost,
+		AllowConnectionWindowIncrease:  s.growQUIC,
 		MaxIncomingStreams:             maxStreams,
 		MaxIncomingUniStreams:          maxUniStreams,
 		// No 0-RTT: what is replayed there, a proxy cannot tell from a request.
@@ -120,6 +119,18 @@ type visitor struct {
 	addr       netip.Addr
 	born       time.Time
 	unverified atomic.Bool
+	grown      atomic.Int64 // lent to the windows of the connection
+}
+
+// growQUIC decides whether the window of a connection grows. quic-go asks for it where
+// one was used up within a few round trips.
+func (s *Server) growQUIC(qc *quic.Conn, n uint64) bool {
+	v, ok := qc.Context().Value(visitorKey{}).(*visitor)
+	if !ok || !s.lend(v.tally, int64(n)) {
+		return false
+	}
+	v.grown.Add(int64(n))
+	return true
 }
 
 type visitorKey struct{}
@@ -161,6 +172,7 @@ func (v *visitor) verified() {
 
 func (v *visitor) leave() {
 	v.verified()
+	v.door.srv.reclaim(v.tally, v.grown.Swap(0))
 	v.door.srv.census.leave(v.addr)
 	v.door.srv.running.Done()
 }

@@ -105,6 +105,7 @@ type census struct {
 type tally struct {
 	conns    int          // guarded by census.mu
 	requests atomic.Int32 // in streams: HTTP/1.1 has one to a connection
+	grown    atomic.Int64 // by how much its receive windows have grown
 }
 
 // enter admits a connection of addr. It returns nil if there is no room.

@@ -113,6 +113,7 @@ type Server struct {
 	encoding, eventEncoding atomic.Int32 // in use
 
 	stickyKey    []byte
+	growth       budget // of receive windows
 	heldBodies   budget // of bodies that are kept to be sent again
 	mirrors      mirrors
 	copiedBodies budget    // of bodies for mirrors
@@ -161,6 +162,7 @@ func New(opts Options) (*Server, error) {
 		s.stickyKey = make([]byte, 32)
 		_, _ = rand.Read(s.stickyKey) // never fails
 	}
+	s.growth.give(growthBudget)
 	s.heldBodies.give(heldBudget)
 	s.copiedBodies.give(copyBudget)
 	s.traces.budget = traceBudget

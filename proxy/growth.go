@@ -1,0 +1,32 @@
+package proxy
+
+// Receive windows are what a client may have under way towards us, and so what has to
+// be kept of it if the backend stops reading. They begin small and grow where a client
+// is held up by them and the backend is not: over a long way a body is as fast as its
+// window in a round trip. What they grow by is lent, for windows that were given
+// cannot be taken back before the connection ends.
+const (
+	// growthBudget bounds what the windows of all connections grow by, and with it
+	// what strangers can have kept beyond the first windows. When it is used up,
+	// bodies are as fast as those allow.
+	growthBudget = 64 << 20
+	// growthShare bounds the same for one client address.
+	growthShare = growthBudget / 4
+
+	streamWindowMost = 4 << 20 // of a stream: 40 MB/s over 100 ms
+	connWindowMost   = 8 << 20 // of all streams of a connection
+)
+
+// lend lets the windows of a client grow by n, which reclaim ends.
+func (s *Server) lend(t *tally, n int64) bool {
+	if t.grown.Add(n) <= growthShare && s.growth.take(n) {
+		return true
+	}
+	t.grown.Add(-n)
+	return false
+}
+
+func (s *Server) reclaim(t *tally, n int64) {
+	t.grown.Add(-n)
+	s.growth.give(n)
+}
