@@ -75,6 +75,13 @@ func (c *tcpConn) Close() error {
 	return c.TCPConn.Close()
 }
 
+// SetLinger has Close reset the connection, if sec is 0, or end it in good order, if it
+// is below.
+func (c *tcpConn) SetLinger(sec int) error {
+	c.flight.ep.SocketOptions().SetLinger(tcpip.LingerOption{Enabled: sec >= 0, Timeout: time.Duration(max(sec, 0)) * time.Second})
+	return nil
+}
+
 func setKeepalive(ep tcpip.Endpoint) {
 	idle, interval := tcpip.KeepaliveIdleOption(keepaliveIdle), tcpip.KeepaliveIntervalOption(keepaliveInterval)
 	_ = ep.SetSockOpt(&idle)

@@ -3,6 +3,7 @@ package netstack
 import (
 	"bytes"
 	"context"
+	"io"
 	"net"
 	"net/netip"
 	"strings"
@@ -49,6 +50,24 @@ func TestTunnelBothWays(t *testing.T) {
 		_ = c.Close()
 		if held.Buffered() != 0 {
 			t.Fatal("a closed connection holds something")
+		}
+	})
+	t.Run("server resets a connection", func(t *testing.T) {
+		end := make(chan error, 1)
+		a.listen(81, func(c net.Conn) {
+			_, err := io.Copy(io.Discard, c)
+			end <- err
+		})
+		for sec, reset := range map[int]bool{0: true, -1: false} {
+			c := dialPeer(t, d, "tcp", a.addr, 81).(*tcpConn)
+			if _, err := c.Write([]byte("abc")); err != nil {
+				t.Fatal(err)
+			}
+			_ = c.SetLinger(sec)
+			_ = c.Close()
+			if err := <-end; (err != nil) != reset {
+				t.Errorf("after SetLinger(%d) the peer meets %v", sec, err)
+			}
 		}
 	})
 	t.Run("peer dials server over TCP", func(t *testing.T) {

@@ -142,6 +142,11 @@ func (a *answer) statusLine(line []byte) bool {
 func (a *answer) appendHead(b []byte, r *route, stream bool) []byte {
 	chunks := stream && (a.framing != fixedBody || a.coding != identity)
 	b = a.appendFields(a.appendStatus(b), r, chunks)
+	if a.status == fasthttp.StatusUpgradeRequired && len(a.upgrade) > 0 {
+		// It says nothing without (RFC 9110, section 15.5.22), and we do what it
+		// asks for.
+		b = append(append(append(b, "Connection: Upgrade\r\nUpgrade: "...), a.upgrade...), "\r\n"...)
+	}
 	if a.vary {
 		b = a.appendCoding(b, r.toClient)
 	}

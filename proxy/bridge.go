@@ -42,7 +42,11 @@ type stream interface {
 	WriteBody(p []byte, end bool) error
 	// WriteTrailer sends the fields behind the body, and the end of the stream.
 	WriteTrailer(fields []field) error
+	// Upgraded makes the stream one of an upgrade: DATA is all that may come on it, and
+	// CANCEL what it is reset with (RFC 8441, section 5; RFC 9220, section 3).
 	Upgraded()
+	// Cut resets the stream behind what was written, if that can be.
+	Cut()
 	// Reset ends the stream with an error, from any goroutine, unless it has come
 	// to its clean end on both sides.
 	Reset()
@@ -235,15 +239,21 @@ func (b *bridge) Write(p []byte) (int, error) {
 }
 
 func (b *bridge) CloseWrite() error {
-	b.ended = true
-	return b.stream.WriteBody(nil, true)
+	err := b.stream.WriteBody(nil, true)
+	b.ended = err == nil
+	return err
 }
 
-// Close ends an upgrade. What has come to its end already is left alone.
+// Close ends an upgrade. After a clean end of ours, the door deals with what the
+// client still sends.
 func (b *bridge) Close() error {
-	b.stream.Reset()
+	if !b.ended {
+		b.stream.Reset()
+	}
 	return nil
 }
+
+func (b *bridge) Cut() { b.stream.Cut() }
 
 func (b *bridge) Kill()  { b.stream.Reset() }
 func (b *bridge) Reset() { b.stream.Reset() }

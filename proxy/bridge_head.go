@@ -174,7 +174,10 @@ func (h *streamHead) finish(ended bool) (status int) {
 	switch {
 	case h.status != 0:
 		return h.status
-	case h.protocol && !connect:
+	case h.protocol && (!connect || h.hasLength):
+		// What follows a CONNECT is no content (RFC 9110, section 9.3.6): a backend
+		// that is told of some, and does not upgrade, would take it from the next
+		// request on its connection.
 		return malformed
 	case connect && !h.protocol:
 		return 405

@@ -102,6 +102,8 @@ func TestStreamHead(t *testing.T) {
 
 		{name: "WebSocket", section: connect + "sec-websocket-version 13\nsec-websocket-key abc\n", body: true},
 		{name: "another protocol", section: strings.Replace(connect, "websocket", "connect-udp", 1), body: true, want: 501},
+		{name: "a WebSocket with a length", section: connect + "content-length 5\n", body: true, want: malformed},
+		{name: "a WebSocket with a length of nothing", section: connect + "content-length 0\n", body: true, want: malformed},
 		{name: "a protocol with GET", section: strings.Replace(connect, "CONNECT", "GET", 1), want: malformed},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

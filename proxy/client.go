@@ -42,6 +42,9 @@ type client interface {
 	// Read and Write carry the bytes of the new protocol.
 	Upgrade(head []byte) error
 	CloseWrite() error
+	// Cut ends what an upgrade sends, because its other side has failed: what was
+	// written before arrives, and behind it, where there is such a thing, an error.
+	Cut()
 	// Kill ends the connection at once, from any goroutine; Reset does, too, so
 	// that the client sees an error.
 	Kill()
@@ -116,6 +119,11 @@ func (c *conn) Upgrade(head []byte) error {
 	_, err := c.Write(head)
 	return err
 }
+
+// Cut ends the sending direction below TLS, whose own end would be a clean one. A
+// reset would be an error on plain connections, too, but takes along what has not
+// arrived.
+func (c *conn) Cut() { _ = closeWrite(c.sock) }
 
 // Watch reads ahead: the bytes of a pipelined request are kept for nextHead.
 func (c *conn) Watch(gone func()) {

@@ -277,12 +277,7 @@ func (c *conn) CloseWrite() error { return closeWrite(c.Conn) }
 
 // Reset makes sure that the client does not take the end for a clean one, where
 // only the end of the connection marks the end of the answer.
-func (c *conn) Reset() {
-	if l, ok := c.sock.Conn.(interface{ SetLinger(int) error }); ok {
-		_ = l.SetLinger(0)
-	}
-	c.Kill()
-}
+func (c *conn) Reset() { abort(c.sock) }
 
 // socket is the accepted connection. Its writes end only when the peer has taken
 // nothing for the stall limit: a slow reader of a large piece makes progress.

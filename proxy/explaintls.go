@@ -122,5 +122,6 @@ func (c *imagined) Inform([]byte) error                   { return net.ErrClosed
 func (c *imagined) TakeOver(*fasthttp.RequestCtx, func()) {}
 func (c *imagined) Upgrade([]byte) error                  { return net.ErrClosed }
 func (c *imagined) CloseWrite() error                     { return net.ErrClosed }
+func (c *imagined) Cut()                                  {}
 func (c *imagined) Kill()                                 {}
 func (c *imagined) Reset()                                {}

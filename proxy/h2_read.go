@@ -261,8 +261,8 @@ func (h *h2conn) handleHeaders(f *http2.HeadersFrame) error {
 			return http2.ConnectionError(http2.ErrCodeStreamClosed)
 		case st.lost != nil || st.inEnd:
 			s.code = http2.ErrCodeStreamClosed
-		case !s.ended:
-			s.code = http2.ErrCodeProtocol // a second head
+		case !s.ended, st.bridge.head.protocol:
+			s.code = http2.ErrCodeProtocol // a second head, or trailers where there are none (RFC 9113, section 8.5)
 		default:
 			s.stream = st
 		}

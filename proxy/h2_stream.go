@@ -39,6 +39,7 @@ type h2stream struct {
 	waits       int       // goroutines that wait
 	waitsSince  time.Time // since when no byte has gone either way; zero: none was waited for
 	wantsWindow bool
+	blocked     time.Time // since when an answer waits for a window; zero: it does not
 	wake        sync.Cond
 
 	watch sync.Mutex // held while gone runs
@@ -182,6 +183,9 @@ func (st *h2stream) tidyLocked(now time.Time) {
 	}
 	switch {
 	case st.waits == 0 || st.lost != nil:
+	case st.upgraded && !st.blocked.IsZero() && now.Sub(st.blocked) >= st.h.srv.limits.stall:
+		st.lost = errStalled // what the client says is no sign that it listens
+		st.wake.Broadcast()
 	case st.waitsSince.IsZero(): // the other direction has moved
 		st.waitsSince = now
 	case now.Sub(st.waitsSince) >= limit:
@@ -279,6 +283,9 @@ func (st *h2stream) Upgraded() {
 
 // Retire has the client open another connection for its next request.
 func (st *h2stream) Retire() { st.h.drain() }
+
+// Cut resets in order: what was written is queued already.
+func (st *h2stream) Cut() { st.Reset() }
 
 func (st *h2stream) Reset() {
 	h := st.h

@@ -3,6 +3,7 @@ package proxy
 import (
 	"encoding/binary"
 	"runtime"
+	"time"
 
 	"golang.org/x/net/http2"
 )
@@ -109,6 +110,9 @@ func (st *h2stream) WriteBody(p []byte, end bool) error {
 		if n <= 0 && len(p) > 0 {
 			h.flushLocked()
 			if min(st.sendable, h.sendable) <= 0 && st.lost == nil {
+				if st.blocked.IsZero() {
+					st.blocked = time.Now()
+				}
 				st.wantsWindow = true
 				st.waitLocked()
 				st.wantsWindow = false
@@ -116,6 +120,7 @@ func (st *h2stream) WriteBody(p []byte, end bool) error {
 			continue
 		}
 		st.movedLocked()
+		st.blocked = time.Time{}
 		part := p[:n]
 		p = p[n:]
 		flags := http2.Flags(0)

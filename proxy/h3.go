@@ -106,6 +106,8 @@ func (s *Server) quicConfig() *quic.Config {
 		AllowConnectionWindowIncrease:  s.growQUIC,
 		MaxIncomingStreams:             maxStreams,
 		MaxIncomingUniStreams:          maxUniStreams,
+		// A WebSocket that is cut may have had a last word.
+		EnableStreamResetPartialDelivery: true,
 		// No 0-RTT: what is replayed there, a proxy cannot tell from a request.
 		// No keepalive: clients that wait for an answer send their own (RFC 9114,
 		// section 5.1).

@@ -14,8 +14,8 @@ func (st *h3Stream) readBody(p []byte) (int, error) {
 			return 0, io.EOF
 		case err != nil:
 			return 0, err
-		case st.trailed && (kind == dataFrame || kind == headersFrame):
-			return 0, h3Error(h3FrameUnexpected)
+		case st.trailed && (kind == dataFrame || kind == headersFrame), st.upgraded.Load() && kind == headersFrame:
+			return 0, h3Error(h3FrameUnexpected) // RFC 9114, sections 4.1 and 4.4
 		case kind == dataFrame:
 			if st.declared >= 0 {
 				if length > uint64(st.declared) {

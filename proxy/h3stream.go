@@ -49,11 +49,12 @@ type h3Stream struct {
 	watching chan struct{}
 	unwatch  func() bool
 
-	sent    atomic.Bool // our end was sent
-	read    atomic.Bool // the client's end was read
-	out     []byte      // what waits to be sent in one piece with what follows
-	block   h3Block
-	encoder *qpack.Encoder // into block
+	upgraded atomic.Bool
+	sent     atomic.Bool // our end was sent
+	read     atomic.Bool // the client's end was read
+	out      []byte      // what waits to be sent in one piece with what follows
+	block    h3Block
+	encoder  *qpack.Encoder // into block
 }
 
 var _ stream = (*h3Stream)(nil)
@@ -83,6 +84,7 @@ func (st *h3Stream) release() {
 	st.fin, st.left, st.declared, st.idle, st.trailed, st.err = false, 0, 0, 0, false, nil
 	st.trailer = streamTrailer{lines: st.trailer.lines[:0]}
 	st.stopped.Store(false)
+	st.upgraded.Store(false)
 	st.sent.Store(false)
 	st.read.Store(false)
 	st.out, st.block = st.out[:0], st.block[:0]
@@ -280,7 +282,25 @@ func (st *h3Stream) Unwatch() {
 	st.watching, st.unwatch = nil, nil
 }
 
-func (st *h3Stream) Upgraded() { st.wait = st.conn.srv.limits.upgradeIdle }
+func (st *h3Stream) Upgraded() {
+	st.wait = st.conn.srv.limits.upgradeIdle
+	st.upgraded.Store(true)
+}
+
+// Cut lets what was written arrive, with clients that do not know how a reset can
+// leave it alone by giving it some time.
+func (st *h3Stream) Cut() {
+	st.str.SetReliableBoundary()
+	if !st.conn.qc.ConnectionState().SupportsStreamResetPartialDelivery.Remote {
+		patience := time.NewTimer(st.conn.srv.limits.goodbye)
+		defer patience.Stop()
+		select {
+		case <-patience.C:
+		case <-st.str.Context().Done():
+		}
+	}
+	st.Reset()
+}
 
 // end leaves a stream whose request was answered. What the client still sends is
 // not wanted (RFC 9114, section 4.1).
@@ -301,7 +321,13 @@ func (st *h3Stream) end() {
 }
 
 // Reset ends the stream with an error where it has not ended yet.
-func (st *h3Stream) Reset() { st.abort(h3InternalError) }
+func (st *h3Stream) Reset() {
+	if st.upgraded.Load() {
+		st.abort(h3RequestCancelled)
+		return
+	}
+	st.abort(h3InternalError)
+}
 
 func (st *h3Stream) abort(code quic.StreamErrorCode) {
 	if !st.sent.Load() {

@@ -23,13 +23,9 @@ type upgrade struct {
 	route  *route
 	key    poolKey     // where its bytes go
 	doom   *time.Timer // ends it when its route stays away; guarded by upgrades.mu
-}
 
-// upgrades is the register of those that are open.
-type upgrades struct {
-	mu     sync.Mutex
-	open   map[*upgrade]struct{}
-	closed bool
+	giveUp sync.Once
+	late   *time.Timer // set by giveUp
 }
 
 // switchProtocols passes a 101 on, and from then on bytes in both directions. It
@@ -70,16 +66,28 @@ func (ex *exchange) switchProtocols(ctx *fasthttp.RequestCtx) error {
 func (u *upgrade) run(s *Server, head []byte) {
 	defer u.bc.Close()
 	if err := u.client.Upgrade(head); err != nil {
+		if err == errAccept {
+			u.visit.record.Status = fasthttp.StatusBadGateway
+		}
 		return
 	}
 	done := make(chan struct{})
 	go func() { // awaited below
 		defer close(done)
 		defer u.visit.survive("upgrade", u.kill)
-		u.pump(s, backendEnd{u.bc}, u.client)
+		if u.pump(s, backendEnd{u.bc}, u.client) != nil {
+			u.kill()
+		}
 	}()
-	u.pump(s, countedEnd{u.client, &u.visit.record.Size}, backendEnd{u.bc})
+	if u.pump(s, countedEnd{u.client, &u.visit.record.Size}, backendEnd{u.bc}) != nil {
+		_ = u.bc.Close()
+		u.client.Cut() // behind what the backend has sent
+		u.abandon(s, nil)
+	}
 	<-done
+	if u.late != nil {
+		u.late.Stop()
+	}
 }
 
 // halfCloser is one end of an upgrade.
@@ -88,10 +96,14 @@ type halfCloser interface {
 	CloseWrite() error
 }
 
-// pump copies one direction. The end of one side is passed on, so that the other
-// direction can drain; a failure ends both. Most upgrades idle most of the time,
-// so a large buffer is held only while there is something to fill it.
-func (u *upgrade) pump(s *Server, dst, src halfCloser) {
+// pump copies one direction until src ends, and passes that end on, so that the other
+// direction can drain. An error is one of src. Where dst takes no more, the rest is
+// thrown away for a while: dst may have said its last word, and a socket that is
+// closed with something to be read takes back what was written to it.
+//
+// Most upgrades idle most of the time, so a large buffer is held only while there is
+// something to fill it.
+func (u *upgrade) pump(s *Server, dst, src halfCloser) error {
 	var large *piece
 	defer func() {
 		if large != nil {
@@ -99,12 +111,13 @@ func (u *upgrade) pump(s *Server, dst, src halfCloser) {
 		}
 	}()
 	small := make([]byte, idlePiece)
+	deaf := false // dst takes no more
 	for buf := small; ; {
 		n, err := src.Read(buf)
-		if n > 0 {
+		if n > 0 && !deaf {
 			if _, err := dst.Write(buf[:n]); err != nil {
-				u.kill()
-				return
+				deaf = true
+				u.abandon(s, err)
 			}
 		}
 		switch {
@@ -116,22 +129,34 @@ func (u *upgrade) pump(s *Server, dst, src halfCloser) {
 			large, buf = nil, small
 		}
 		if err == io.EOF {
-			err = dst.CloseWrite()
-			if err == nil {
-				return
+			if !deaf {
+				if err := dst.CloseWrite(); err != nil {
+					u.abandon(s, err)
+				}
 			}
+			return nil
 		}
 		if err != nil {
-			u.kill()
-			return
+			return err
 		}
 	}
 }
 
-// kill ends both connections at once, from any goroutine.
+// abandon bounds what is left of an upgrade of which one side takes no more. One that
+// only waited for too long to do so has had its time.
+func (u *upgrade) abandon(s *Server, err error) {
+	if isTimeout(err) {
+		u.kill()
+		return
+	}
+	u.giveUp.Do(func() { u.late = time.AfterFunc(s.limits.discard, u.kill) })
+}
+
+// kill ends both connections at once, from any goroutine, so that neither side takes
+// that for a clean end.
 func (u *upgrade) kill() {
-	_ = u.bc.Close()
-	u.client.Kill()
+	u.client.Reset() // before run gets to cut it for the loss of the backend
+	u.bc.Reset()
 }
 
 // countedEnd is the client's side of an upgrade: what it gets is counted.
@@ -170,64 +195,18 @@ func closeWrite(nc net.Conn) error {
 	return errors.ErrUnsupported
 }
 
-func (r *upgrades) add(u *upgrade) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.closed || len(r.open) >= maxUpgrades {
-		return false
-	}
-	r.open[u] = struct{}{}
-	return true
-}
-
-func (r *upgrades) remove(u *upgrade) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.open, u)
-	if u.doom != nil {
-		u.doom.Stop()
-	}
-}
-
-// judge gives upgrades whose route is gone, leads elsewhere, or lets their client
-// in no more, their time of grace. A route that is back by then has saved them.
-func (r *upgrades) judge(s *Server) {
-	snap := s.snapshot.Load()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for u := range r.open {
-		if u.doom == nil && !snap.has(u) {
-			u.doom = time.AfterFunc(s.limits.grace, func() { r.execute(s, u) })
-		}
-	}
-}
-
-func (r *upgrades) execute(s *Server, u *upgrade) {
-	r.mu.Lock()
-	_, open := r.open[u]
-	u.doom = nil
-	r.mu.Unlock()
-	if open && !s.snapshot.Load().has(u) {
-		u.kill()
-	}
-}
-
-// has reports whether requests can still go where u went.
-func (s *snapshot) has(u *upgrade) bool {
-	now := s.hosts[u.route.host]
-	return now != nil && now.id == u.route.id && now.leadsTo(u.key) && now.admits(u.addr)
-}
-
-// closeAll ends all upgrades, and those to come.
-func (r *upgrades) closeAll() {
-	r.mu.Lock()
-	r.closed = true
-	all := make([]*upgrade, 0, len(r.open))
-	for u := range r.open {
-		all = append(all, u)
-	}
-	r.mu.Unlock()
-	for _, u := range all {
-		u.kill()
+// abort has nc, which is about to be closed, end with an error rather than a clean
+// end, as far as its socket can.
+func abort(nc net.Conn) {
+	switch c := nc.(type) {
+	case *socket:
+		abort(c.Conn)
+	case interface{ NetConn() net.Conn }: // TLS, which must not say that this is the end
+		abort(c.NetConn())
+	case interface{ SetLinger(int) error }:
+		_ = c.SetLinger(0)
+		_ = nc.Close()
+	default:
+		_ = nc.Close()
 	}
 }

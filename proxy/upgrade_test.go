@@ -3,7 +3,6 @@ package proxy
 import (
 	"bufio"
 	"context"
-
 	"fmt"
 	"io"
 	"net"
@@ -81,8 +80,6 @@ func rawUpgrade(t testing.TB, answer string, f func(net.Conn, *bufio.Reader)) ne
 
 const switching = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: Custom/2\r\nX-Extra: yes\r\n\r\n"
 
-// TestUpgradeHalfClose ends one direction at a time, with bytes that come in one
-// piece with the heads.
 // TestIdleUpgradeMemory holds many WebSockets on which nothing happens.
 func TestIdleUpgradeMemory(t *testing.T) {
 	const n, bound = 200, 50 << 10
@@ -111,6 +108,8 @@ func TestIdleUpgradeMemory(t *testing.T) {
 	}
 }
 
+// TestUpgradeHalfClose ends one direction at a time, with bytes that come in one
+// piece with the heads.
 func TestUpgradeHalfClose(t *testing.T) {
 	addr := rawUpgrade(t, switching+"early from backend|", func(c net.Conn, br *bufio.Reader) {
 		b, _ := io.ReadAll(br) // until the client has ended its direction
@@ -187,54 +186,5 @@ func TestUpgradeRefused(t *testing.T) {
 				t.Errorf("got %q", got)
 			}
 		})
-	}
-}
-
-// TestUpgradeEnds shows when upgrades end: with their route, and with the server.
-func TestUpgradeEnds(t *testing.T) {
-	addr := rawUpgrade(t, switching, func(c net.Conn, br *bufio.Reader) { io.Copy(c, br) })
-	other := rawUpgrade(t, switching, func(c net.Conn, br *bufio.Reader) { io.Copy(c, br) })
-	r := newRig(t, site(addr), func(_ *Options, l *limits) { l.grace = 100 * time.Millisecond })
-	open := func() (net.Conn, *bufio.Reader) {
-		c := r.dial()
-		br := bufio.NewReader(c)
-		io.WriteString(c, "GET / HTTP/1.1\r\nHost: app.test\r\nConnection: Upgrade\r\nUpgrade: custom/2\r\n\r\n")
-		if resp, err := http.ReadResponse(br, nil); err != nil || resp.StatusCode != 101 {
-			t.Fatalf("%v %v", resp, err)
-		}
-		return c, br
-	}
-	echo := func(c net.Conn, br *bufio.Reader) error {
-		io.WriteString(c, "x\n")
-		_, err := br.ReadString('\n')
-		return err
-	}
-	c, br := open()
-	cfg := site(addr)
-	cfg.Routes[0].ForceHTTPS = true
-	cfg.Routes = append(cfg.Routes, Route{ID: 2, Host: "b.test", Target: Target{Addr: other}})
-	r.commit(cfg)                       // nothing that matters to the upgrade
-	r.commit(Config{})                  // its route is gone
-	if err := echo(c, br); err != nil { // in its time of grace
-		t.Error(err)
-	}
-	r.commit(site(addr)) // and back
-	time.Sleep(200 * time.Millisecond)
-	if err := echo(c, br); err != nil {
-		t.Errorf("ended, though its route is back: %v", err)
-	}
-	r.commit(site(other)) // another target
-	if _, err := br.ReadByte(); err == nil {
-		t.Error("not ended with its route")
-	}
-	c, br = open()
-	if err := echo(c, br); err != nil {
-		t.Fatal(err)
-	}
-	if err := r.srv.Shutdown(context.Background()); err != nil {
-		t.Error(err)
-	}
-	if _, err := br.ReadByte(); err == nil {
-		t.Error("not ended with the server")
 	}
 }

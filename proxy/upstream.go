@@ -262,6 +262,16 @@ func (bc *backendConn) Close() error {
 	return bc.Conn.Close()
 }
 
+// Reset closes the connection, from any goroutine, so that the backend does not take
+// the end for a clean one.
+func (bc *backendConn) Reset() {
+	if !bc.once.Swap(true) {
+		bc.srv.closed(bc)
+		abort(bc.Conn)
+		_ = bc.Conn.Close() // frees what TLS holds
+	}
+}
+
 // quiet reports whether an unused connection is still open: a backend that closed
 // it, or sent something that nobody asked for, has made it readable. known is false
 // for one that cannot be looked at.

@@ -191,4 +191,3 @@ func conformanceCases() (cases []socketCase) {
 	add("12", socketCase{name: "not deflated though it may be", deflate: true, send: []frame{text("plain")}, echo: []string{"text:plain"}})
 	return cases
 }
-

@@ -100,4 +100,3 @@ func inflate(b []byte) ([]byte, error) {
 	r := flate.NewReader(io.MultiReader(bytes.NewReader(b), strings.NewReader("\x00\x00\xff\xff\x01\x00\x00\xff\xff")))
 	return io.ReadAll(r)
 }
-
