@@ -89,16 +89,39 @@ func Covers(names []string, host string) bool {
 }
 
 // ParseCertificate reads a chain and its key, both in PEM, and returns them with
-// the names that they cover. An error names certificate or private_key.
+// the names that they cover. An error names certificate, private_key, or both.
 func ParseCertificate(chain, key string, now time.Time) (*tls.Certificate, []string, error) {
-	cert, err := parseChain(chain)
+	var bad Invalids
+	cert, names, err := parseServerChain(chain, now)
+	bad.AddError(err)
+	private, err := readKey(key)
+	bad.AddError(err)
+	if err := bad.Err(); err != nil {
+		return nil, nil, err
+	}
+	// What openssl makes without being told otherwise calls itself an authority, and
+	// is good for a server that has its key.
+	own := matches(cert.Leaf.PublicKey, private)
+	switch {
+	case cert.Leaf.IsCA && cert.Leaf.BasicConstraintsValid && (!own || len(names) == 0):
+		return nil, nil, Invalid("certificate", "the first certificate is one of an authority; the one of the server comes first")
+	case len(names) == 0:
+		return nil, nil, Invalid("certificate", "the certificate covers no name")
+	case !own:
+		return nil, nil, Invalid("private_key", "the key does not belong to the certificate")
+	}
+	cert.PrivateKey = private
+	return cert, names, nil
+}
+
+// parseServerChain also checks what can be told without the key.
+func parseServerChain(text string, now time.Time) (*tls.Certificate, []string, error) {
+	cert, err := parseChain(text)
 	if err != nil {
 		return nil, nil, err
 	}
 	leaf := cert.Leaf
 	switch {
-	case leaf.IsCA && leaf.BasicConstraintsValid:
-		return nil, nil, Invalid("certificate", "the first certificate is one of an authority; the one of the server comes first")
 	case now.After(leaf.NotAfter):
 		return nil, nil, Invalid("certificate", "the certificate expired on %s", leaf.NotAfter.UTC().Format(time.DateOnly))
 	case now.Before(leaf.NotBefore):
@@ -106,17 +129,7 @@ func ParseCertificate(chain, key string, now time.Time) (*tls.Certificate, []str
 	case len(leaf.ExtKeyUsage) > 0 && !slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageServerAuth) && !slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageAny):
 		return nil, nil, Invalid("certificate", "the certificate is not one for servers")
 	}
-	names := certNames(leaf)
-	if len(names) == 0 {
-		return nil, nil, Invalid("certificate", "the certificate covers no name")
-	}
-	if cert.PrivateKey, err = readKey(key); err != nil {
-		return nil, nil, err
-	}
-	if !matches(leaf.PublicKey, cert.PrivateKey) {
-		return nil, nil, Invalid("private_key", "the key does not belong to the certificate")
-	}
-	return cert, names, nil
+	return cert, certNames(leaf), nil
 }
 
 // parseChain reads the certificates of a chain and checks that each is issued by

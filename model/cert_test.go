@@ -98,6 +98,10 @@ func TestParseCertificate(t *testing.T) {
 	block, _ := pem.Decode([]byte(good.chain))
 	alone := string(pem.EncodeToMemory(block))
 
+	self := issue(t, nil, nil, func(c *x509.Certificate) {
+		c.IsCA, c.BasicConstraintsValid, c.KeyUsage, c.ExtKeyUsage = true, true, 0, nil
+	})
+
 	for _, tt := range []struct {
 		name, chain, key string
 		field, says      string // of the error; none if empty
@@ -112,6 +116,9 @@ func TestParseCertificate(t *testing.T) {
 		{"a key of PKCS 1", withRSA.chain, pkcs1, "", "", []string{"a.example.com"}},
 		{"names of all kinds", names.chain, names.pem, "", "", []string{"a.example.com", "*.b.example.com", "192.0.2.1"}},
 
+		{"one that signed itself", self.chain, self.pem, "", "", []string{"a.example.com"}},
+
+		{"an authority that signed itself, another key", self.chain, good.pem, "certificate", "authority", nil},
 		{"nothing", "", good.pem, "certificate", "PEM", nil},
 		{"text", "hello", good.pem, "certificate", "PEM", nil},
 		{"no key", good.chain, "", "private_key", "PEM", nil},
@@ -146,6 +153,15 @@ func TestParseCertificate(t *testing.T) {
 			c := issue(t, authority, nil, tt.change)
 			checkCert(t, c.chain, c.pem, "certificate", tt.says, nil)
 		})
+	}
+}
+
+// TestCertificateErrors: what is wrong with both is said of both.
+func TestCertificateErrors(t *testing.T) {
+	_, _, err := ParseCertificate("x", "y", certTime)
+	e, ok := errors.AsType[*Error](err)
+	if !ok || len(e.Fields) != 2 || e.Fields[0].Field != "certificate" || e.Fields[1].Field != "private_key" {
+		t.Errorf("%+v", e)
 	}
 }
 

@@ -53,9 +53,11 @@ func explainOne(err error) (text, advice string, own bool) {
 	case errors.As(err, &problem):
 		return explainProblem(problem)
 	case errors.As(err, &unknown):
-		return "the connection to the authority is not trusted: " + clean(err.Error()), "For an authority of your own, name its root certificate in GC_ACME_CA_ROOT.", true
-	case errors.As(err, &dns), errors.As(err, &op):
-		return "the authority cannot be reached: " + clean(err.Error()), "Check that this server reaches the internet, and GC_ACME_CA if it is set. " + again, false
+		return "the connection to the authority is not trusted: " + clean(unknown.Error()), "For an authority of your own, name its root certificate in GC_ACME_CA_ROOT.", true
+	case errors.As(err, &dns):
+		return "the name of the authority cannot be looked up: " + clean(dns.Error()), "Check that this server reaches its resolver, and GC_ACME_CA if it is set. " + again, false
+	case errors.As(err, &op):
+		return "the authority cannot be reached: " + clean(op.Error()), "Check that this server reaches the internet, and GC_ACME_CA if it is set. " + again, false
 	}
 	if strings.Contains(err.Error(), ": HTTP 5") { // without words in the form of the protocol
 		return "the authority has a fault: " + strings.TrimRight(clean(err.Error()), ": "), again, false

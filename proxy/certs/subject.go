@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"math/rand/v2"
 	"slices"
@@ -48,8 +49,8 @@ type history struct {
 	Limits   map[string]time.Time `json:"limits,omitempty"` // of authorities
 	// Cut counts attempts in a row that this process did not live to see the end of.
 	// It is stored while one runs.
-	Cut int `json:"cut,omitempty"`
-	Issued   []time.Time          `json:"issued,omitempty"` // the last few
+	Cut    int         `json:"cut,omitempty"`
+	Issued []time.Time `json:"issued,omitempty"` // the last few
 }
 
 // maxIssued bounds what is remembered of the past: what a public authority gives
@@ -106,6 +107,8 @@ func (m *Manager) afterCut(ctx context.Context, name string, issuer *authority, 
 		if at := h.Tried.Add(m.times.delay(h.Cut - 1)); at.After(h.Retry) {
 			h.Retry = at
 		}
+		h.Error = fmt.Sprintf("this server ended during the last %d attempts", h.Cut)
+		h.Advice = "Look at the end of its log before each restart."
 	}
 	return h
 }
