@@ -22,7 +22,8 @@ func TestNoLoops(t *testing.T) {
 	lab.ServeEcho(t, ln)
 	echo := ln.Addr().(*net.TCPAddr).Port
 	first, second := lab.FreePort(t), lab.FreePort(t)
-	for listen, target := range map[int]int{first: echo, second: first} {
+	for _, r := range [][2]int{{second, first}, {first, echo}} { // in the other order it would be refused
+		listen, target := r[0], r[1]
 		s.API.Call(t, 201, "POST", "/api/v1/routes", map[string]any{
 			"route_type": "l4", "l4_protocol": "tcp", "l4_listen_port": listen, "target_ip": "", "target_port": target}, nil)
 	}

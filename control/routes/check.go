@@ -32,9 +32,12 @@ func (s *Service) check(tx *store.Tx, r *model.Route, retarget bool, bad *model.
 	if r.Target.Peer != 0 {
 		return nil
 	}
+	own := s.isOwn(r.Target.Addr)
 	for i, p := range r.Options().Paths {
-		if p.Peer == 0 && s.blocked[p.Port] && s.isOwn(r.Target.Addr) {
-			bad.Add(fmt.Sprintf("paths[%d]", i), "port %d of this host is reserved", p.Port)
+		if p.Peer == 0 && own && p.Redirect == "" {
+			if err := s.checkOwnPort(tx, fmt.Sprintf("paths[%d]", i), r, p.Port, bad); err != nil {
+				return err
+			}
 		}
 	}
 	if a := r.Target.Addr; (r.Enabled || retarget) && a != defaultTarget {
@@ -44,8 +47,35 @@ func (s *Service) check(tx *store.Tx, r *model.Route, retarget bool, bad *model.
 			bad.AddError(err)
 		}
 	}
-	if s.blocked[r.Target.Port] && s.isOwn(r.Target.Addr) {
-		bad.Add("target_port", "port %d of this host is reserved", r.Target.Port)
+	if own {
+		return s.checkOwnPort(tx, "target_port", r, r.Target.Port, bad)
+	}
+	return nil
+}
+
+// checkOwnPort refuses ports of this host behind which this server is: what went
+// there would come round.
+func (s *Service) checkOwnPort(tx *store.Tx, field string, r *model.Route, port uint16, bad *model.Invalids) error {
+	if s.blocked[port] {
+		bad.Add(field, "port %d of this host is reserved", port)
+		return nil
+	}
+	network := "tcp"
+	if r.L4 != nil {
+		network = r.L4.Network
+		if r.L4.Ports.Contains(port) {
+			bad.Add(field, "port %d of this host is the one that the route listens on", port)
+			return nil
+		}
+	}
+	for other, err := range store.Routes.All(tx) {
+		if err != nil {
+			return err
+		}
+		if other.ID != r.ID && other.Enabled && other.L4 != nil && other.L4.Network == network && other.L4.Ports.Contains(port) {
+			bad.Add(field, "port %d of this host is the one that route %d listens on", port, other.ID)
+			return nil
+		}
 	}
 	return nil
 }
