@@ -60,6 +60,7 @@ type origin struct {
 	port          uint16     // local
 	name          string     // of the SNI, normalised; empty without
 	born          time.Time  // when the handshake began
+	tally         *tally
 }
 
 // bridge is one stream of HTTP/2 or HTTP/3 as a request context of the pipeline,
@@ -179,6 +180,7 @@ func (b *bridge) LocalPort() uint16    { return b.origin.port }
 func (b *bridge) Secure() bool         { return true }
 func (b *bridge) ServerName() string   { return b.origin.name }
 func (b *bridge) Born() time.Time      { return b.origin.born }
+func (b *bridge) Tally() *tally        { return b.origin.tally }
 func (b *bridge) LocalAddr() net.Addr  { return b.origin.local }
 func (b *bridge) RemoteAddr() net.Addr { return b.origin.remote }
 

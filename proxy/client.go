@@ -25,6 +25,8 @@ type client interface {
 	ServerName() string
 	// Born is when the TLS handshake of the connection began, or a time before.
 	Born() time.Time
+	// Tally is what the client has open and holds, on all its connections.
+	Tally() *tally
 	// Watch calls gone, from another goroutine, when the client goes away. It
 	// is for the time when no body is being read; Unwatch ends it and waits.
 	Watch(gone func())
@@ -100,6 +102,7 @@ func (c *conn) LocalPort() uint16   { return c.port }
 func (c *conn) Secure() bool        { return c.secure }
 func (c *conn) ServerName() string  { return c.name }
 func (c *conn) Born() time.Time     { return c.born }
+func (c *conn) Tally() *tally       { return c.tally }
 
 func (c *conn) Cork() { c.corked, c.held = true, c.held[:0] }
 

@@ -156,7 +156,7 @@ func (ex *exchange) encode(head bool, small []byte, whole bool) []byte {
 		a.coding = want
 		return small
 	}
-	enc := ex.srv.encoder(want, isEventStream(a))
+	enc := ex.srv.encoder(ex.client.Tally(), want, isEventStream(a))
 	if enc == nil {
 		return small // there is no room; not worth a wait
 	}

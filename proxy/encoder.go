@@ -10,8 +10,9 @@ import (
 	"gatecontrol/model"
 )
 
-// An encoder takes about 1 MiB, so their number is bounded. What finds none free is
-// sent as it is. Event streams live for hours, and leave half to the others.
+// An encoder takes about 1 MiB, so their number is bounded, and each client has a
+// share. What finds none free is sent as it is. Event streams live for hours, and
+// leave half to the others.
 const (
 	maxEncoders      = 128
 	maxEventEncoders = maxEncoders / 2
@@ -34,7 +35,8 @@ type encoder struct {
 		Reset(io.Writer)
 	}
 	coding coding
-	events bool // counted among event streams
+	tally  *tally // of the client that it is counted against
+	events bool   // counted among event streams
 	out    []byte
 }
 
@@ -46,24 +48,27 @@ func (g *gather) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// encoder takes an encoder, nil if there are too many.
-func (s *Server) encoder(c coding, events bool) *encoder {
-	if s.encoding.Add(1) > maxEncoders {
-		s.encoding.Add(-1)
+// encoder takes an encoder, nil if there are too many, or too many of the client.
+func (s *Server) encoder(t *tally, c coding, events bool) *encoder {
+	all, eventful := s.encoderShares(t)
+	if !all.take(1) {
 		return nil
 	}
-	if events && s.eventEncoding.Add(1) > maxEventEncoders {
-		s.eventEncoding.Add(-1)
-		s.encoding.Add(-1)
+	if events && !eventful.take(1) {
+		all.give(1)
 		return nil
 	}
 	enc, _ := s.encoders[c].Get().(*encoder)
 	if enc == nil {
 		enc = newEncoder(c)
 	}
-	enc.events = events
+	enc.tally, enc.events = t, events
 	enc.w.Reset((*gather)(enc))
 	return enc
+}
+
+func (s *Server) encoderShares(t *tally) (all, eventful share) {
+	return share{&s.encoding, &t.encoders}, share{&s.eventEncoding, &t.eventEncoders}
 }
 
 func newEncoder(c coding) *encoder {
@@ -87,10 +92,11 @@ func (enc *encoder) release(s *Server) {
 		enc.out = nil
 	}
 	enc.w.Reset(nil) // keeps nothing of who used it alive
-	if enc.events {
-		s.eventEncoding.Add(-1)
+	all, eventful := s.encoderShares(enc.tally)
+	if enc.tally = nil; enc.events {
+		eventful.give(1)
 	}
-	s.encoding.Add(-1)
+	all.give(1)
 	s.encoders[enc.coding].Put(enc)
 }
 

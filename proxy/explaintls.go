@@ -110,6 +110,7 @@ func (c *imagined) LocalPort() uint16    { return c.port }
 func (c *imagined) Secure() bool         { return c.secure }
 func (c *imagined) ServerName() string   { return c.name }
 func (c *imagined) Born() time.Time      { return c.born }
+func (c *imagined) Tally() *tally        { return new(tally) }
 func (c *imagined) LocalAddr() net.Addr {
 	return net.TCPAddrFromAddrPort(netip.AddrPortFrom(c.local, c.port))
 }

@@ -54,11 +54,11 @@ func newExchange(s *Server) *exchange { return &exchange{srv: s} }
 
 // release gives the exchange back. Its buffers stay with it.
 func (ex *exchange) release() {
+	ex.giveBack()
 	ex.visit, ex.client, ex.route, ex.path, ex.up, ex.bc, ex.header = nil, nil, nil, nil, nil, nil, nil
 	ex.body, ex.uploading, ex.uploaded, ex.uploadErr = nil, false, nil, nil
 	ex.watching, ex.direct, ex.held = false, false, false
 	ex.tried, ex.mark, ex.interim = 0, "", 0
-	ex.giveBack()
 	ex.stopping.Store(false)
 	ex.left.Store(false)
 	if cap(ex.out) > maxInlineBody+firstBuffer {
@@ -70,7 +70,7 @@ func (ex *exchange) release() {
 // giveBack returns what is taken from a bounded store.
 func (ex *exchange) giveBack() {
 	if len(ex.kept.pieces) > 0 {
-		ex.kept.release(&ex.srv.pieces, &ex.srv.heldBodies)
+		ex.kept.release(&ex.srv.pieces, ex.keeps())
 	}
 	if ex.encoder != nil {
 		ex.encoder.release(ex.srv)

@@ -85,7 +85,7 @@ func newH2conn(c *conn) *h2conn {
 		conn: c, srv: c.srv,
 		origin: origin{
 			version: version2, local: c.LocalAddr(), remote: c.RemoteAddr(),
-			addr: c.addr, port: c.port, name: c.name, born: c.born,
+			addr: c.addr, port: c.port, name: c.name, born: c.born, tally: c.tally,
 		},
 		streams:  make(map[uint32]*h2stream),
 		sendable: h2DefaultWindow,

@@ -62,7 +62,7 @@ func newH3Conn(s *Server, qc *quic.Conn, v *visitor) *h3Conn {
 	local, remote := qc.LocalAddr(), qc.RemoteAddr()
 	c.from = &origin{
 		version: version3, local: local, remote: remote,
-		addr: addrPort(remote).Addr(), port: addrPort(local).Port(), born: v.born,
+		addr: addrPort(remote).Addr(), port: addrPort(local).Port(), born: v.born, tally: v.tally,
 	}
 	c.from.name, _ = model.NormalizeHost(qc.ConnectionState().TLS.ServerName)
 	return c

@@ -106,6 +106,11 @@ type tally struct {
 	conns    int          // guarded by census.mu
 	requests atomic.Int32 // in streams: HTTP/1.1 has one to a connection
 	grown    atomic.Int64 // by how much its receive windows have grown
+
+	// What its requests hold of the budgets of those names.
+	heldBodies, copiedBodies, encoders, eventEncoders atomic.Int64
+
+	key netip.Addr
 }
 
 // enter admits a connection of addr. It returns nil if there is no room.
@@ -121,7 +126,7 @@ func (c *census) enter(addr netip.Addr, l *limits) *tally {
 		if c.clients == nil {
 			c.clients = make(map[netip.Addr]*tally)
 		}
-		t = new(tally)
+		t = &tally{key: key}
 		c.clients[key] = t
 	}
 	c.total++
@@ -147,10 +152,22 @@ func (c *census) leave(addr netip.Addr) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.total--
-	if t := c.clients[key]; t.conns == 1 {
-		delete(c.clients, key)
-	} else {
-		t.conns--
+	t := c.clients[key]
+	t.conns--
+	c.forgetLocked(t)
+}
+
+// forget has a tally go of which nothing is open any more. Copies of requests outlive
+// connections, and are the client's until they have gone.
+func (c *census) forget(t *tally) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.forgetLocked(t)
+}
+
+func (c *census) forgetLocked(t *tally) {
+	if t.conns == 0 && t.copiedBodies.Load() == 0 && c.clients[t.key] == t {
+		delete(c.clients, t.key)
 	}
 }
 

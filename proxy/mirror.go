@@ -74,6 +74,7 @@ type requestCopy struct {
 	isHead   bool   // the method is HEAD
 	hasBody  bool
 	bound    bool // as that of request
+	tally    *tally
 	body     spool
 	launched bool
 	pending  atomic.Int32 // senders that still need the body
@@ -82,7 +83,7 @@ type requestCopy struct {
 // copyRequest begins the copy of a request. Without a body it is launched at once.
 func (ex *exchange) copyRequest(ctx *fasthttp.RequestCtx, snap *snapshot) {
 	r, q := ex.route, &ex.request
-	c := &requestCopy{srv: ex.srv, host: r.host, targets: r.mirrors, isHead: ctx.Request.Header.IsHead(), hasBody: ex.body != nil, bound: q.bound}
+	c := &requestCopy{srv: ex.srv, host: r.host, targets: r.mirrors, isHead: ctx.Request.Header.IsHead(), hasBody: ex.body != nil, bound: q.bound, tally: ex.client.Tally()}
 	c.head = q.appendCopyHead(make([]byte, 0, len(ex.out)+64), ctx, ex.client, r, snap, c.hasBody)
 	switch {
 	case !c.hasBody, q.length > maxMirrored:
@@ -98,12 +99,12 @@ func (c *requestCopy) add(p []byte) {
 		return
 	}
 	if c.body.size+len(p) > maxMirrored {
-		c.body.release(&c.srv.pieces, &c.srv.copiedBodies)
+		c.release()
 		c.launch()
 		return
 	}
 	for len(p) > 0 {
-		room := c.body.room(&c.srv.pieces, &c.srv.copiedBodies)
+		room := c.body.room(&c.srv.pieces, c.keeps())
 		if room == nil {
 			c.abandon()
 			return
@@ -111,6 +112,17 @@ func (c *requestCopy) add(p []byte) {
 		n := copy(room, p)
 		c.body.added(n)
 		p = p[n:]
+	}
+}
+
+// keeps is what the client has of the budget for bodies.
+func (c *requestCopy) keeps() share { return share{&c.srv.copiedBodies, &c.tally.copiedBodies} }
+
+// release gives the body back.
+func (c *requestCopy) release() {
+	if len(c.body.pieces) > 0 {
+		c.body.release(&c.srv.pieces, c.keeps())
+		c.srv.census.forget(c.tally)
 	}
 }
 
@@ -127,7 +139,7 @@ func (c *requestCopy) abandon() {
 		return
 	}
 	c.launched = true
-	c.body.release(&c.srv.pieces, &c.srv.copiedBodies)
+	c.release()
 	c.srv.dropCopies(c.host, len(c.targets))
 }
 
@@ -169,8 +181,8 @@ func (c *requestCopy) launch() {
 
 // done counts a sender out. The last one gives the body back.
 func (c *requestCopy) done() {
-	if c.pending.Add(-1) == 0 && len(c.body.pieces) > 0 {
-		c.body.release(&c.srv.pieces, &c.srv.copiedBodies)
+	if c.pending.Add(-1) == 0 {
+		c.release()
 	}
 }
 

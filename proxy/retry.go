@@ -91,6 +91,11 @@ func (ex *exchange) pause(d time.Duration) bool {
 	return !ex.left.Load()
 }
 
+// keeps is what the client has of the budget for bodies.
+func (ex *exchange) keeps() share {
+	return share{&ex.srv.heldBodies, &ex.client.Tally().heldBodies}
+}
+
 // hold reads the body into memory, so that it can be sent again. If it is too
 // long, or there is no room, it goes on from what has been read, and only once.
 func (ex *exchange) hold() error {
@@ -99,7 +104,7 @@ func (ex *exchange) hold() error {
 		return nil
 	}
 	for ex.kept.size <= maxHeld {
-		room := ex.kept.room(&ex.srv.pieces, &ex.srv.heldBodies)
+		room := ex.kept.room(&ex.srv.pieces, ex.keeps())
 		if room == nil {
 			return nil
 		}
@@ -127,7 +132,7 @@ func (ex *exchange) letGo() {
 	}
 	select {
 	case <-ex.uploaded:
-		ex.kept.release(&ex.srv.pieces, &ex.srv.heldBodies)
+		ex.kept.release(&ex.srv.pieces, ex.keeps())
 	default:
 	}
 }

@@ -110,7 +110,7 @@ type Server struct {
 	bridges, h2streams, h2queues, h3streams   sync.Pool
 
 	encoders                [codings]sync.Pool
-	encoding, eventEncoding atomic.Int32 // in use
+	encoding, eventEncoding budget // of encoders
 
 	stickyKey    []byte
 	growth       budget // of receive windows
@@ -165,6 +165,8 @@ func New(opts Options) (*Server, error) {
 	s.growth.give(growthBudget)
 	s.heldBodies.give(heldBudget)
 	s.copiedBodies.give(copyBudget)
+	s.encoding.give(maxEncoders)
+	s.eventEncoding.give(maxEventEncoders)
 	s.traces.budget = traceBudget
 	s.requests, s.logins, s.ending = newWindows(), newLogins(), make(chan struct{})
 	if s.bots = opts.Bots; s.bots == nil {

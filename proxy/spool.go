@@ -1,22 +1,6 @@
 package proxy
 
-import (
-	"sync"
-	"sync/atomic"
-)
-
-// budget bounds the memory that bodies are kept in, over all requests.
-type budget struct{ left atomic.Int64 }
-
-func (b *budget) take(n int64) bool {
-	if b.left.Add(-n) >= 0 {
-		return true
-	}
-	b.left.Add(n)
-	return false
-}
-
-func (b *budget) give(n int64) { b.left.Add(n) }
+import "sync"
 
 // chunkRoom is the room before the data of a piece, for a chunk size and CRLF; as
 // much as a CRLF is left behind it.
@@ -30,12 +14,12 @@ type spool struct {
 	size   int // bytes in all
 }
 
-// room returns where the next bytes go, nil if the budget is used up.
-func (sp *spool) room(pool *sync.Pool, b *budget) []byte {
+// room returns where the next bytes go, nil if there is nothing left for the client.
+func (sp *spool) room(pool *sync.Pool, of share) []byte {
 	if n := len(sp.pieces); n > 0 && chunkRoom+sp.last < pieceSize-2 {
 		return sp.pieces[n-1][chunkRoom+sp.last : pieceSize-2]
 	}
-	if !b.take(pieceSize) {
+	if !of.take(pieceSize) {
 		return nil
 	}
 	sp.pieces, sp.last = append(sp.pieces, pool.Get().(*piece)), 0
@@ -57,11 +41,11 @@ func (sp *spool) filled(i int) int {
 }
 
 // release gives everything back.
-func (sp *spool) release(pool *sync.Pool, b *budget) {
+func (sp *spool) release(pool *sync.Pool, of share) {
 	for i, p := range sp.pieces {
 		pool.Put(p)
 		sp.pieces[i] = nil
 	}
-	b.give(int64(len(sp.pieces)) * pieceSize)
+	of.give(int64(len(sp.pieces)) * pieceSize)
 	sp.pieces, sp.last, sp.size = sp.pieces[:0], 0, 0
 }
