@@ -207,8 +207,10 @@ func (ex *exchange) choose() {
 		ex.tried = 0
 	}
 	now := ex.srv.elapsed()
-	var i int
-	if st := r.options.Sticky; st == nil {
+	i := ex.loggedIn(b)
+	if i >= 0 {
+		ex.mark = ""
+	} else if st := r.options.Sticky; st == nil {
 		i = b.next(now, ex.tried)
 	} else if i = b.marked(ex.request.cookie(st.Cookie)); i >= 0 && ex.tried>>i&1 == 0 && b.members[i].pool.claim(now) {
 		ex.mark = ""

@@ -47,6 +47,8 @@ type stream interface {
 	Upgraded()
 	// Cut resets the stream behind what was written, if that can be.
 	Cut()
+	// FallBack ends the stream so that the client asks again over HTTP/1.1.
+	FallBack()
 	// Reset ends the stream with an error, from any goroutine, unless it has come
 	// to its clean end on both sides.
 	Reset()

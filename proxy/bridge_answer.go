@@ -18,6 +18,11 @@ func (b *bridge) answer() {
 		door.Retire() // nothing that comes on this connection will be served
 	}
 	b.collect(&r.Header)
+	if status == fasthttp.StatusUnauthorized && asksForConnection(b.fields) {
+		b.ended = true
+		b.stream.FallBack()
+		return
+	}
 	streams := r.IsBodyStream()
 	switch {
 	case b.ctx.Request.Header.IsHead() || status < 200 || status == 204 || status == 304:

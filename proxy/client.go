@@ -37,6 +37,12 @@ type client interface {
 	Uncork() []byte
 	// Inform sends head, which is a 1xx and not a 101, before the answer.
 	Inform(head []byte) error
+	// Keep holds bc, on which the client is logged in, for the next requests of its
+	// connection. It reports false if that is not theirs alone. Kept is where it
+	// leads, nil if there is none; TakeKept gives it back, nil if it has ended.
+	Keep(bc *backendConn) bool
+	Kept() *pool
+	TakeKept() *backendConn
 	// TakeOver has run own the connection, or the stream of it, once the handler
 	// has returned; no answer is written for the request. run closes the client.
 	TakeOver(ctx *fasthttp.RequestCtx, run func())

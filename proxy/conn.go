@@ -61,6 +61,7 @@ type conn struct {
 	corked   bool        // writes are kept back in held
 	held     []byte
 	watching chan struct{}
+	login    atomic.Pointer[backendConn] // kept for this client; see Keep
 }
 
 // input is a conn as the io.Reader below its source.
@@ -266,6 +267,7 @@ func (c *conn) Close() error {
 			_ = c.sock.SetReadDeadline(time.Now().Add(c.srv.limits.discard))
 			_, _ = io.CopyN(io.Discard, c.sock, maxDiscard)
 		}
+		c.dropLogin()
 		_ = c.Conn.Close() // on TLS with the alert that tells this from a cut
 		c.srv.gone(c)
 	})

@@ -120,6 +120,9 @@ func (c *imagined) Unwatch()                              {}
 func (c *imagined) Cork()                                 {}
 func (c *imagined) Uncork() []byte                        { return nil }
 func (c *imagined) Inform([]byte) error                   { return net.ErrClosed }
+func (c *imagined) Keep(*backendConn) bool                { return false }
+func (c *imagined) Kept() *pool                           { return nil }
+func (c *imagined) TakeKept() *backendConn                { return nil }
 func (c *imagined) TakeOver(*fasthttp.RequestCtx, func()) {}
 func (c *imagined) Upgrade([]byte) error                  { return net.ErrClosed }
 func (c *imagined) CloseWrite() error                     { return net.ErrClosed }

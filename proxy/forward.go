@@ -37,7 +37,9 @@ type exchange struct {
 	stopping  atomic.Bool // upload is asked to end
 	watching  bool
 	left      atomic.Bool // the client has gone away
-	direct    bool        // the answer has its length and goes to the client as it is
+	// ownsClient says that the client's connection is that of one client.
+	ownsClient bool
+	direct     bool // the answer has its length and goes to the client as it is
 
 	tried   uint32       // backends of the route that were chosen
 	mark    string       // for a new sticky cookie
@@ -103,6 +105,7 @@ func (s *Server) forward(ctx *fasthttp.RequestCtx, cl client, snap *snapshot, r 
 		ex.body, _ = ctx.Request.BodyStream().(requestBody)
 	}
 	ex.request.read(ctx)
+	ex.ownsClient = !ex.request.bound || !snap.trusts(cl.Address())
 	if path != nil && path.strip {
 		ex.request.strip = len(path.prefix)
 	}
@@ -135,9 +138,14 @@ func (ex *exchange) attempt(head bool) error {
 	for fresh := q.upgrade != nil || ex.up.pool.rest.Load() != 0; ; fresh = true {
 		var bc *backendConn
 		var err error
-		if q.grpc && !ex.route.admin {
+		if ex.client.Kept() == ex.up.pool {
+			bc = ex.client.TakeKept()
+		}
+		switch {
+		case bc != nil:
+		case q.grpc && !ex.route.admin:
 			bc, err = ex.up.pool.getGRPC()
-		} else {
+		default:
 			bc, err = ex.up.pool.get(fresh, !q.replayable)
 		}
 		if err != nil {
@@ -260,10 +268,10 @@ func (ex *exchange) watch() bool {
 func (ex *exchange) finish() {
 	bc := ex.bc
 	clean := bc.body.complete() && ex.answer.keepAlive && len(bc.in.buffered()) == 0
-	clean = ex.endUpload() && clean && !ex.request.bound
+	clean = ex.endUpload() && clean
 	ex.endWatch()
 	if clean && !ex.left.Load() {
-		ex.up.pool.put(bc)
+		ex.keep(bc)
 	} else {
 		_ = bc.Close()
 	}

@@ -287,14 +287,17 @@ func (st *h2stream) Retire() { st.h.drain() }
 // Cut resets in order: what was written is queued already.
 func (st *h2stream) Cut() { st.Reset() }
 
-func (st *h2stream) Reset() {
+func (st *h2stream) Reset() { st.abort(http2.ErrCodeInternal) }
+
+func (st *h2stream) FallBack() { st.abort(http2.ErrCodeHTTP11Required) }
+
+func (st *h2stream) abort(code http2.ErrCode) {
 	h := st.h
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if st.reset || st.outEnd && st.inEnd {
 		return
 	}
-	code := http2.ErrCodeInternal
 	if st.upgraded {
 		code = http2.ErrCodeCancel // RFC 8441, section 5
 	}

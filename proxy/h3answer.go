@@ -65,6 +65,8 @@ func (st *h3Stream) WriteBody(p []byte, end bool) error {
 	return nil
 }
 
+func (st *h3Stream) FallBack() { st.abort(h3VersionFallback) }
+
 func (st *h3Stream) sendEnd() error {
 	if err := st.send(nil); err != nil {
 		return err

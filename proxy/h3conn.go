@@ -28,6 +28,7 @@ const (
 	h3RequestCancelled     = 0x10c
 	h3RequestIncomplete    = 0x10d
 	h3MessageError         = 0x10e
+	h3VersionFallback      = 0x110
 	h3DecompressionFailed  = 0x200
 	h3EncoderStreamError   = 0x201
 )

@@ -80,14 +80,6 @@ func (q *request) read(ctx *fasthttp.RequestCtx) {
 	}
 }
 
-// bindsLogin reports whether an Authorization is of a scheme that logs a connection
-// in rather than a request (RFC 4559, section 6). Whoever had that connection next
-// would be logged in, too.
-func bindsLogin(authorization []byte) bool {
-	scheme, _, _ := bytes.Cut(authorization, space)
-	return equalFold(scheme, "ntlm") || equalFold(scheme, "negotiate")
-}
-
 var slash = []byte{'/'}
 
 // joinList appends a list to a list; the usual case of one line costs nothing.

@@ -10,9 +10,9 @@
 // makes their requests look like those of the first (bridge.go). Then comes the
 // pipeline (pipeline.go, match.go), whose gates (gate.go) may refuse, and one exchange
 // with a backend (forward.go, upload.go, stream.go, upgrade.go): which one, and how
-// often (paths.go, balance.go, sticky.go, retry.go, upstream.go), what it gets
+// often (paths.go, balance.go, sticky.go, login.go, retry.go, upstream.go), what it gets
 // (outgoing.go, headers.go, mirror.go), and what the client gets of its answer
-// (answer.go, coding.go). A visit (visit.go) goes along and tells of it in the end.
+// (interim.go, answer.go, coding.go). A visit (visit.go) goes along and tells of it in the end.
 package proxy
 
 import (

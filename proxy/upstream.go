@@ -48,6 +48,8 @@ type backendConn struct {
 	readBy time.Time
 	used   time.Time // when it was put back
 	reused bool
+	login  bool            // a client is logged in on it, and only that may have it
+	pool   *pool           // where it leads; set with login
 	sock   syscall.RawConn // for quiet; nil if it is no socket
 	tunnel quieter         // likewise, of a connection through the tunnel
 	once   atomic.Bool
@@ -103,9 +105,7 @@ func (p *pool) take() *backendConn {
 
 // put keeps a connection whose last exchange ended clean.
 func (p *pool) put(bc *backendConn) {
-	bc.ex = nil
-	bc.used = time.Now()
-	bc.in.shrink()
+	bc.settle()
 	p.mu.Lock()
 	if p.closed || len(p.idle) >= maxIdle {
 		p.mu.Unlock()
