@@ -1,14 +1,8 @@
 package app_test
 
 import (
-	"bytes"
-	"net"
-	"os"
 	"path/filepath"
 	"testing"
-
-	"github.com/maxmind/mmdbwriter"
-	"github.com/maxmind/mmdbwriter/mmdbtype"
 
 	"gatecontrol/app"
 	"gatecontrol/lab"
@@ -17,22 +11,8 @@ import (
 // TestCountryRules asks about clients whose country a local database knows, and
 // once more without the database.
 func TestCountryRules(t *testing.T) {
-	tree, err := mmdbwriter.New(mmdbwriter.Options{DatabaseType: "Test-Country"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, british, _ := net.ParseCIDR("81.2.69.0/24")
-	if err := tree.Insert(british, mmdbtype.Map{"country": mmdbtype.Map{"iso_code": mmdbtype.String("GB")}}); err != nil {
-		t.Fatal(err)
-	}
-	var b bytes.Buffer
-	if _, err := tree.WriteTo(&b); err != nil {
-		t.Fatal(err)
-	}
 	path := filepath.Join(t.TempDir(), "country.mmdb")
-	if err := os.WriteFile(path, b.Bytes(), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	countryFile(t, path, networks)
 	for _, tt := range []struct {
 		name, path, mode string
 		british, unknown bool // pass

@@ -115,6 +115,9 @@ func botBlocker(t *testing.T, g *gallery, v visitor) {
 		_ = res.Body.Close()
 		t.Errorf("drop: %s", res.Status)
 	}
+	g.change(t, id, fields{"bot_blocker_mode": "tarpit"})
+	tarpitted(t, out, domain)
+	visit(t, in, domain, "/").wants(t, "tarpit, nobody's bot", 200, "alpha:8000 GET /")
 	// Clients may try again what was dropped.
 	var got struct {
 		Route struct {
@@ -122,8 +125,33 @@ func botBlocker(t *testing.T, g *gallery, v visitor) {
 		}
 	}
 	g.s.API.Call(t, 200, "GET", "/api/v1/routes/"+strconv.FormatInt(id, 10), nil, &got)
-	if got.Route.Count < 5 {
-		t.Errorf("%d were counted, want 5 at least", got.Route.Count)
+	if got.Route.Count < 6 {
+		t.Errorf("%d were counted, want 6 at least", got.Route.Count)
+	}
+}
+
+// tarpitted meets an answer that takes its time: three pieces of a few bytes are a
+// second apart, and there is more to come.
+func tarpitted(t *testing.T, c *http.Client, domain string) {
+	t.Helper()
+	begun := time.Now()
+	res, err := c.Get("https://" + domain + "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if res.StatusCode != 200 {
+		t.Errorf("tarpit: %s", res.Status)
+	}
+	n := 0
+	for buf := make([]byte, 1024); n < 3*24; {
+		m, err := res.Body.Read(buf)
+		if n += m; err != nil {
+			t.Fatalf("tarpit: the end came after %d bytes: %v", n, err)
+		}
+	}
+	if took := time.Since(begun); took < 3*time.Second || n > 4*24 {
+		t.Errorf("tarpit: %d bytes in %v", n, took)
 	}
 }
 
