@@ -26,7 +26,9 @@ func TestBadRoutes(t *testing.T) {
 	header := func(part, name, value string) fields {
 		return fields{"custom_headers": fields{part: []fields{{"name": name, "value": value}}}}
 	}
-	to := func(addr string, port int) fields { return fields{"peer_id": nil, "target_ip": addr, "target_port": port} }
+	to := func(addr string, port int) fields {
+		return fields{"peer_id": nil, "target_ip": addr, "target_port": port}
+	}
 
 	type row struct {
 		name  string

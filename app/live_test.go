@@ -149,12 +149,11 @@ func TestTakenPort(t *testing.T) {
 
 	open := lab.FreePort(t)
 	route := func(port int) map[string]any {
-		return map[string]any{"route_type": "l4", "l4_protocol": "tcp", "l4_listen_port": port, "target_ip": "", "target_port": port}
+		return map[string]any{"route_type": "l4", "l4_protocol": "tcp", "l4_listen_port": port, "target_ip": "", "target_port": 9}
 	}
-	var mine struct{ Route struct{ ID int64 } }
 	first := route(open)
 	first["target_port"] = port
-	s.API.Call(t, 201, "POST", "/api/v1/routes", first, &mine)
+	s.API.Call(t, 201, "POST", "/api/v1/routes", first, nil)
 	through, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", open))
 	if err != nil {
 		t.Fatal(err)
@@ -162,6 +161,8 @@ func TestTakenPort(t *testing.T) {
 	defer through.Close()
 	exchange(t, through)
 
+	var other struct{ Route struct{ ID int64 } }
+	s.API.Call(t, 201, "POST", "/api/v1/routes", route(lab.FreePort(t)), &other)
 	var before, after, refused string
 	s.API.Call(t, 200, "GET", "/api/v1/routes", nil, &before)
 	s.API.Call(t, 409, "POST", "/api/v1/routes", route(port), &refused)
@@ -174,7 +175,7 @@ func TestTakenPort(t *testing.T) {
 	if answer.OK || answer.Error == "" || answer.Fields["l4_listen_port"] == "" {
 		t.Errorf("the answer does not name the field: %s", refused)
 	}
-	s.API.Call(t, 409, "PUT", fmt.Sprintf("/api/v1/routes/%d", mine.Route.ID), map[string]any{"l4_listen_port": port}, nil)
+	s.API.Call(t, 409, "PUT", fmt.Sprintf("/api/v1/routes/%d", other.Route.ID), map[string]any{"l4_listen_port": port}, nil)
 	s.API.Call(t, 200, "GET", "/api/v1/routes", nil, &after)
 	if before != after {
 		t.Errorf("something was stored:\n%s\n%s", before, after)

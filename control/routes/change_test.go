@@ -48,7 +48,7 @@ func TestUpdate(t *testing.T) {
 		{name: "null domain of a web route", from: http, body: `{"domain":null}`, field: "domain"},
 		{name: "null target port", from: http, body: `{"target_port":null}`, field: "target_port"},
 		{name: "web to port without one", from: http, body: `{"route_type":"l4"}`, field: "l4_protocol"},
-		{name: "port to web without a domain", from: `{"route_type":"l4","l4_protocol":"tcp","l4_listen_port":"3389","target_port":3389}`, body: `{"route_type":"http"}`, field: "domain"},
+		{name: "port to web without a domain", from: `{"route_type":"l4","l4_protocol":"tcp","l4_listen_port":"3389","target_port":3390}`, body: `{"route_type":"http"}`, field: "domain"},
 		{name: "port to web on the administration's name", from: with(l4, "x.example.com", "gate.example.com"), body: `{"route_type":"http"}`, field: "domain"},
 		{name: "null protocol", from: l4, body: `{"l4_protocol":null}`, field: "l4_protocol"},
 		{name: "null listen port", from: l4, body: `{"l4_listen_port":null}`, field: "l4_listen_port"},
