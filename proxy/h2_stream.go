@@ -183,8 +183,8 @@ func (st *h2stream) tidyLocked(now time.Time) {
 	}
 	switch {
 	case st.waits == 0 || st.lost != nil:
-	case st.upgraded && !st.blocked.IsZero() && now.Sub(st.blocked) >= st.h.srv.limits.stall:
-		st.lost = errStalled // what the client says is no sign that it listens
+	case !st.blocked.IsZero() && now.Sub(st.blocked) >= st.h.srv.limits.stall:
+		st.lost = errStalled // what the client sends is no sign that it reads
 		st.wake.Broadcast()
 	case st.waitsSince.IsZero(): // the other direction has moved
 		st.waitsSince = now

@@ -2,11 +2,14 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/quic-go/quic-go"
 )
 
 // TestStalledClientHTTP3 has clients that stop: in a head, in a body, and in
@@ -73,6 +76,44 @@ func TestStalledClientHTTP3(t *testing.T) {
 				return len(r.srv.h3conns) == 0
 			})
 		})
+	}
+}
+
+// TestIdleHTTP3 has a client ping all the time. Its connection is kept while it asks for
+// something, and closed when it has not for a while.
+func TestIdleHTTP3(t *testing.T) {
+	const idle = 300 * time.Millisecond
+	let := make(chan struct{})
+	addr := backend(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/slow" {
+			<-let
+		}
+	})
+	r := newRig(t, site(addr), func(_ *Options, l *limits) { l.idle = idle })
+	cfg := r.trust()
+	cfg.ServerName, cfg.NextProtos = "app.test", []string{"h3"}
+	c, err := quic.DialAddr(t.Context(), r.quic(), cfg, &quic.Config{KeepAlivePeriod: idle / 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.CloseWithError(h3NoError, "")
+	late := time.AfterFunc(3*idle, func() { close(let) })
+	defer late.Stop()
+	if got := askHTTP3(t, c, ask{method: "GET", target: "/slow", host: "app.test"}); got.status != 200 {
+		t.Errorf("a request that takes its time: %+v", got)
+	}
+	began := time.Now()
+	select {
+	case <-c.Context().Done():
+	case <-time.After(20 * time.Second):
+		t.Fatal("still open")
+	}
+	var closed *quic.ApplicationError
+	if !errors.As(context.Cause(c.Context()), &closed) || closed.ErrorCode != h3NoError || !closed.Remote {
+		t.Errorf("ended by %v", context.Cause(c.Context()))
+	}
+	if took := time.Since(began); took < idle/2 {
+		t.Errorf("closed after %v", took)
 	}
 }
 

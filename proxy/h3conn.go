@@ -56,6 +56,8 @@ type h3Conn struct {
 	draining bool
 	said     bool        // GOAWAY was sent
 	goodbye  *time.Timer // closes a drained connection
+	idle     *time.Timer // drains one without requests, whatever else comes on it
+	since    time.Time   // when the last request ended
 }
 
 func newH3Conn(s *Server, qc *quic.Conn, v *visitor) *h3Conn {
@@ -74,8 +76,10 @@ func (c *h3Conn) run() {
 	defer func() {
 		c.tasks.Wait()
 		c.mu.Lock()
-		if c.goodbye != nil {
-			c.goodbye.Stop()
+		for _, t := range []*time.Timer{c.goodbye, c.idle} {
+			if t != nil {
+				t.Stop()
+			}
 		}
 		c.mu.Unlock()
 	}()
@@ -83,6 +87,9 @@ func (c *h3Conn) run() {
 		c.fail(h3InternalError)
 		return
 	}
+	c.mu.Lock()
+	c.restLocked()
+	c.mu.Unlock()
 	c.tasks.Go(c.acceptUni)
 	ctx := c.qc.Context()
 	for {
@@ -157,11 +164,40 @@ func (c *h3Conn) leave() {
 	c.tally.answered()
 	c.mu.Lock()
 	c.active--
-	if c.active == 0 && c.draining {
-		c.sayGoodbye()
+	if c.active == 0 {
+		c.restLocked()
+		if c.draining {
+			c.sayGoodbye()
+		}
 	}
 	c.mu.Unlock()
 	<-c.slots
+}
+
+// restLocked begins the time that a connection may be kept without a request. QUIC's
+// own limit is of silence, and a client breaks that as often as it likes.
+func (c *h3Conn) restLocked() {
+	c.since = time.Now()
+	if c.idle == nil {
+		c.idle = time.AfterFunc(c.srv.limits.idle, c.tire)
+	} else {
+		c.idle.Reset(c.srv.limits.idle)
+	}
+}
+
+// tire drains the connection if it has rested for too long.
+func (c *h3Conn) tire() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.active > 0 || c.draining || c.qc.Context().Err() != nil {
+		return // leave begins the time anew
+	}
+	if left := c.srv.limits.idle - time.Since(c.since); left > 0 {
+		c.idle.Reset(left)
+		return
+	}
+	c.draining = true
+	c.sayGoodbye()
 }
 
 // drain asks the client to open no more streams, and has the connection end with

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -122,6 +123,66 @@ func TestUnreadAnswer(t *testing.T) {
 				t.Errorf("%d KiB were fetched for one stream", most>>10)
 			}
 			t.Logf("%d streams: at most %d KiB of one, %d KiB of all", tt.streams, most>>10, sum>>10)
+		})
+	}
+}
+
+// TestUnreadWhileSending has clients of HTTP/1.1, HTTP/2 and HTTP/3 send bytes of a body
+// again and again, and read nothing of the answer, which has begun. What they send is
+// no sign that they read.
+func TestUnreadWhileSending(t *testing.T) {
+	const stall = 250 * time.Millisecond
+	for _, tt := range []struct {
+		name string
+		open func(t *testing.T, r *rig) (more func() error)
+	}{
+		{"HTTP/1.1", func(_ *testing.T, r *rig) func() error {
+			c := r.dial()
+			_, _ = io.WriteString(c, "POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: 1000000\r\n\r\n")
+			return func() error { _, err := io.WriteString(c, "x"); return err }
+		}},
+		{"HTTP/2", func(t *testing.T, r *rig) func() error {
+			c := r.h2silent(t, "app.test")
+			c.greet(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 10})
+			c.request(1, strings.Replace(plainGET, "GET", "POST", 1), false)
+			return func() error { return c.WriteData(1, false, []byte("x")) }
+		}},
+		{"HTTP/3", func(t *testing.T, r *rig) func() error {
+			str, err := r.dialQUIC(t, "app.test").OpenStream()
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, _ = str.Write(fieldSection(ask{method: "POST", target: "/", host: "app.test"}.head()))
+			return func() error { _, err := str.Write([]byte(wireFrame(dataFrame, "x"))); return err }
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			ended := make(chan struct{})
+			addr := backend(t, func(w http.ResponseWriter, r *http.Request) {
+				defer close(ended)
+				_ = http.NewResponseController(w).EnableFullDuplex()
+				for piece := make([]byte, 64<<10); ; {
+					if _, err := w.Write(piece); err != nil {
+						return
+					}
+				}
+			})
+			r := newRig(t, site(addr), func(_ *Options, l *limits) { l.stall = stall })
+			r.narrow = true
+			more := tt.open(t, r)
+			tick := time.NewTicker(stall / 10)
+			defer tick.Stop()
+			late := time.After(10 * time.Second)
+			for {
+				select {
+				case <-tick.C:
+					_ = more()
+				case <-ended:
+					return
+				case <-late:
+					t.Fatal("the backend still sends")
+				}
+			}
 		})
 	}
 }
