@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -280,26 +279,3 @@ func (c *conn) CloseWrite() error { return closeWrite(c.Conn) }
 // Reset makes sure that the client does not take the end for a clean one, where
 // only the end of the connection marks the end of the answer.
 func (c *conn) Reset() { abort(c.sock) }
-
-// socket is the accepted connection. Its writes end only when the peer has taken
-// nothing for the stall limit: a slow reader of a large piece makes progress.
-type socket struct {
-	net.Conn
-	stall   time.Duration
-	writeBy time.Time
-}
-
-func (s *socket) Write(p []byte) (n int, err error) {
-	for {
-		now := time.Now()
-		if s.writeBy.Sub(now) < s.stall {
-			s.writeBy = now.Add(s.stall + s.stall/8)
-			_ = s.Conn.SetWriteDeadline(s.writeBy)
-		}
-		m, err := s.Conn.Write(p[n:])
-		n += m
-		if err == nil || m == 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
-			return n, err
-		}
-	}
-}
