@@ -327,6 +327,7 @@ func (s *Server) start(nc net.Conn, secure bool) {
 	s.running.Add(1)
 	s.mu.Unlock()
 	go func() {
+		growStack(false)
 		defer s.running.Done()
 		defer s.survive("connection", func() { _ = c.Close() })
 		if secure && !c.handshake() {
