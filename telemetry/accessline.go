@@ -65,21 +65,36 @@ func appendSeconds(b []byte, seconds, micros int64) []byte {
 	return b
 }
 
+// plainText are the bytes that stand for themselves in a JSON string.
+var plainText = func() (plain [256]bool) {
+	for c := ' '; c < 0x7f; c++ {
+		plain[c] = c != '"' && c != '\\'
+	}
+	return plain
+}()
+
 // appendText appends b as a JSON string (RFC 8259, section 7). What is no UTF-8
 // becomes U+FFFD, and a long text is cut.
 func appendText(dst, b []byte) []byte {
 	const digits = "0123456789abcdef"
 	b = b[:min(len(b), accessText)]
 	dst = append(dst, '"')
-	for len(b) > 0 {
-		c := b[0]
-		switch {
+	for {
+		n := 0
+		for n < len(b) && plainText[b[n]] {
+			n++
+		}
+		dst, b = append(dst, b[:n]...), b[n:]
+		if len(b) == 0 {
+			return append(dst, '"')
+		}
+		switch c := b[0]; {
 		case c == '"' || c == '\\':
 			dst = append(dst, '\\', c)
-		case c < ' ' || c == 0x7f:
-			dst = append(dst, '\\', 'u', '0', '0', digits[c>>4], digits[c&15])
+			b = b[1:]
 		case c < utf8.RuneSelf:
-			dst = append(dst, c)
+			dst = append(dst, '\\', 'u', '0', '0', digits[c>>4], digits[c&15])
+			b = b[1:]
 		default:
 			r, n := utf8.DecodeRune(b)
 			if r < 0xa0 { // a control character, too, to some terminals
@@ -88,9 +103,6 @@ func appendText(dst, b []byte) []byte {
 				dst = utf8.AppendRune(dst, r)
 			}
 			b = b[n:]
-			continue
 		}
-		b = b[1:]
 	}
-	return append(dst, '"')
 }

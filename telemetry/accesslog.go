@@ -29,6 +29,8 @@ const (
 	accessDelay = 200 * time.Millisecond
 	// accessText bounds each text of a line.
 	accessText = 2 << 10
+	// accessKept is the longest line whose memory is kept for others.
+	accessKept = 8 << 10
 )
 
 // AccessLogOptions are what an AccessLog works with.
@@ -46,6 +48,7 @@ type AccessLog struct {
 	wake    chan struct{} // there is something to write
 	hurry   chan struct{} // there is enough of it
 	dropped atomic.Uint64
+	lines   sync.Pool // of *[]byte, in which lines are made
 
 	mu      sync.Mutex
 	pending []byte
@@ -65,21 +68,32 @@ func NewAccessLog(o AccessLogOptions) (*AccessLog, error) {
 	if o.maxBytes == 0 {
 		o.maxBytes = accessMaxBytes
 	}
-	return &AccessLog{o: o, wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1)}, nil
+	l := &AccessLog{o: o, wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1)}
+	l.lines.New = func() any { return new([]byte) }
+	return l, nil
 }
 
-// Record notes a request. It does not keep r.
+// Record notes a request. It does not keep r. All requests meet here, so the lock is
+// held for a copy of the line, and not while the line is made: a thread that the
+// system stops with the lock stops every request.
 func (l *AccessLog) Record(r *model.AccessRecord) {
+	line := l.lines.Get().(*[]byte)
+	*line = appendAccess((*line)[:0], r)
 	l.mu.Lock()
 	before := len(l.pending)
-	if before >= accessPending {
-		l.mu.Unlock()
+	full := before >= accessPending
+	if !full {
+		l.pending = append(l.pending, *line...)
+	}
+	after := len(l.pending)
+	l.mu.Unlock()
+	if cap(*line) <= accessKept {
+		l.lines.Put(line)
+	}
+	if full {
 		l.dropped.Add(1)
 		return
 	}
-	l.pending = appendAccess(l.pending, r)
-	after := len(l.pending)
-	l.mu.Unlock()
 	if before == 0 {
 		signal(l.wake)
 	}
