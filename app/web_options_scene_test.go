@@ -72,6 +72,9 @@ func (g *gallery) exhibit(t *testing.T, name string) exhibit {
 func (e exhibit) handler(name string, port uint16) http.HandlerFunc {
 	flaky := 0
 	return func(w http.ResponseWriter, r *http.Request) {
+		if stream(w, r) {
+			return
+		}
 		body, _ := io.ReadAll(r.Body)
 		r.Body = io.NopCloser(strings.NewReader(string(body)))
 		e.mu.Lock()

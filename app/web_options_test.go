@@ -36,6 +36,13 @@ func TestWebOptions(t *testing.T) {
 		{"compress_enabled", compression},
 		{"debug_enabled", trace},
 		{"mirror_enabled", mirror},
+		{"backend_https", backendTLS},
+		{"https_enabled", forcedHTTPS},
+		{"enabled", disabled},
+		{"fields to the backend", toBackend},
+		{"service away", away},
+		{"streams", streams},
+		{"WebSockets", webSockets},
 	} {
 		t.Run(option.name, func(t *testing.T) {
 			for _, v := range g.visitors() {
