@@ -146,7 +146,10 @@ func newFixture(t testing.TB, change ...func(*Options)) *fixture {
 		Reload:     func(context.Context) error { return nil },
 		Conditions: func() []telemetry.Condition { return f.conditions },
 		AccessLog:  f.access.List,
-		Explain:    func(q model.ExplainRequest) (*model.Explanation, error) { return f.explain(q) },
+		Metrics: func() []telemetry.Metric {
+			return []telemetry.Metric{telemetry.Counter("gatecontrol_test_total", "A test.", 1)}
+		},
+		Explain: func(q model.ExplainRequest) (*model.Explanation, error) { return f.explain(q) },
 		Trace: func(id model.RouteID, limit int, since time.Time) *model.Trace {
 			i := slices.IndexFunc(f.trace, func(e model.TraceEntry) bool { return !e.At.After(since) })
 			if i < 0 {

@@ -38,6 +38,12 @@ func (s *Server) identify(r *request) error {
 		return nil
 	}
 	value := presentedToken(r.Header)
+	if value == "" && r.URL.Path == metricsPath {
+		// What collects metrics may not be able to send fields.
+		if q := r.URL.Query()["token"]; len(q) == 1 && strings.HasPrefix(q[0], accounts.TokenPrefix) {
+			value = model.Secret(q[0])
+		}
+	}
 	if value == "" {
 		return nil
 	}

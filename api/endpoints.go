@@ -24,6 +24,8 @@ func (s *Server) operations() []*operation {
 		op("POST", dashboardPath+"/password", "Change the own password by form", loginOnly().whileMustChange(), s.api, s.passwordForm),
 		op("GET", "/health", "Whether this server works", public(), nil, s.health),
 
+		op("GET", metricsPath, "Metrics for Prometheus", system, s.scrapes, s.metrics).where(s.Settings.Metrics),
+
 		op("GET", v1+"/openapi.json", "This document", everybody(), s.api, s.getDocument),
 		op("GET", v1+"/session", "Who is signed in", loginOnly().whileMustChange(), s.api, s.getSession),
 		op("PUT", v1+"/settings/password", "Change the own password", loginOnly().whileMustChange(), s.api, s.changePassword),
@@ -31,6 +33,8 @@ func (s *Server) operations() []*operation {
 		op("PUT", v1+"/settings/exit", "Change what peers reach through this server", settings, s.api, s.setExit),
 		op("GET", v1+"/settings/route-block-default", "What strangers get of a route that is only for the tunnel", noScope, s.api, s.getBlockDefault),
 		op("PUT", v1+"/settings/route-block-default", "Change what strangers get of a route that is only for the tunnel", noScope, s.api, s.setBlockDefault),
+		op("GET", v1+"/settings/metrics", "Whether metrics can be read", noScope, s.api, s.getMetricsSettings),
+		op("PUT", v1+"/settings/metrics", "Change whether metrics can be read", noScope, s.api, s.setMetricsSettings),
 		op("GET", v1+"/settings/backup", "Save everything as a file", scoped(model.ScopeBackup).secret(), s.api, s.getBackup),
 
 		op("GET", v1+"/tokens", "List tokens", loginOnly(), s.api, s.listTokens),

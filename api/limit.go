@@ -26,9 +26,10 @@ type limitKey struct {
 
 // limiter counts in fixed windows that begin with the first request.
 type limiter struct {
-	limit  int
-	window time.Duration
-	now    func() time.Time
+	limit   int
+	window  time.Duration
+	refusal string // what is said beyond it
+	now     func() time.Time
 
 	mu      sync.Mutex
 	windows map[limitKey]window
@@ -41,7 +42,7 @@ type window struct {
 }
 
 func newLimiter(limit int, length time.Duration, now func() time.Time) *limiter {
-	return &limiter{limit: limit, window: length, now: now, windows: make(map[limitKey]window)}
+	return &limiter{limit: limit, window: length, refusal: "too many requests; try again later", now: now, windows: make(map[limitKey]window)}
 }
 
 // take counts a request of k, or reports false if k has none left.

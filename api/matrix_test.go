@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"gatecontrol/control/accounts"
+	"gatecontrol/control/settings"
 	"gatecontrol/model"
 	"gatecontrol/store"
 )
@@ -31,6 +32,10 @@ var opens = map[string]string{
 	"GET /api/v1/settings/exit":     "login full-access read-only settings",
 	"PUT /api/v1/settings/exit":     "login full-access settings",
 	"GET /api/v1/settings/backup":   "login full-access backup",
+
+	"GET /metrics":                 "login full-access read-only system",
+	"GET /api/v1/settings/metrics": "login full-access read-only",
+	"PUT /api/v1/settings/metrics": "login full-access",
 
 	"GET /api/v1/settings/route-block-default": "login full-access read-only",
 	"PUT /api/v1/settings/route-block-default": "login full-access",
@@ -95,6 +100,11 @@ func TestWhoMayCallWhat(t *testing.T) {
 	f := newFixture(t, func(o *Options) { o.APILimit, o.LoginLimit = 1<<30, 1<<30 })
 	due := newFixture(t, func(o *Options) { o.APILimit, o.LoginLimit = 1<<30, 1<<30 })
 	due.mustChange(t)
+	for _, g := range []*fixture{f, due} { // they are off, and then nobody sees them
+		if err := g.Settings.SetMetrics(t.Context(), settings.MetricsInput{Enabled: model.Field[bool]{Set: true, Value: true}}); err != nil {
+			t.Fatal(err)
+		}
+	}
 
 	tokens := map[string]*caller{}
 	for _, scope := range model.Scopes() {

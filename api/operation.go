@@ -15,8 +15,9 @@ type operation struct {
 	method, path string // path is a pattern of http.ServeMux
 	summary      string
 	access       access
-	limiter      *limiter // nil: none
-	status       int      // of a success
+	limiter      *limiter                            // nil: none
+	status       int                                 // of a success
+	offered      func(context.Context) (bool, error) // nil: always; else 404 to everybody
 	input        reflect.Type
 	output       reflect.Type
 	call         func(context.Context, *request) (any, error)
@@ -47,6 +48,12 @@ func (o *operation) creates() *operation {
 	return o
 }
 
+// where has an operation be there only where on says so.
+func (o *operation) where(on func(context.Context) (bool, error)) *operation {
+	o.offered = on
+	return o
+}
+
 // check refuses a row that would be open by accident.
 func (o *operation) check() error {
 	if !o.access.decided() {
@@ -58,7 +65,9 @@ func (o *operation) check() error {
 // isPage tells what people open in a browser from what programs call.
 func (o *operation) isPage() bool { return !isAPI(o.path) }
 
-func isAPI(path string) bool { return path == "/api" || strings.HasPrefix(path, "/api/") }
+func isAPI(path string) bool {
+	return path == "/api" || strings.HasPrefix(path, "/api/") || path == metricsPath
+}
 
 func safeMethod(method string) bool {
 	return method == http.MethodGet || method == http.MethodHead || method == http.MethodOptions

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -53,6 +54,11 @@ func (s *Server) admit(w http.ResponseWriter, r *request, o *operation) (key lim
 	if r.ContentLength > maxBody {
 		return key, false, errTooLarge
 	}
+	if o != nil && o.offered != nil {
+		if on, err := o.offered(r.Context()); err != nil || !on {
+			return key, false, cmp.Or(err, error(&httpError{http.StatusNotFound, "Not found"}))
+		}
+	}
 	if err := s.identify(r); err != nil {
 		return key, false, err
 	}
@@ -78,7 +84,7 @@ func (s *Server) admit(w http.ResponseWriter, r *request, o *operation) (key lim
 	if !o.limiter.take(key) {
 		o.limiter.headers(r.header, key)
 		r.header.Set("Retry-After", o.limiter.retryAfter(key))
-		return key, false, model.Failure(model.KindLimited, "too many requests; try again later")
+		return key, false, model.Failure(model.KindLimited, "%s", o.limiter.refusal)
 	}
 	return key, true, nil
 }

@@ -55,6 +55,9 @@ type Options struct {
 	// Explain tells what the proxy would do with a request.
 	Explain func(model.ExplainRequest) (*model.Explanation, error)
 
+	// Metrics are those of the proxy.
+	Metrics func() []telemetry.Metric
+
 	DNS          DNS
 	BaseURL      *url.URL
 	AllowedHosts []string // Host values served besides that of BaseURL, localhost and addresses
@@ -113,7 +116,8 @@ type Server struct {
 	started  time.Time
 	login    *limiter
 	api      *limiter
-	formKey  []byte // signs the CSRF values of the sign-in form; forms end with the process
+	scrapes  *limiter // of metrics
+	formKey  []byte   // signs the CSRF values of the sign-in form; forms end with the process
 	pages    *pages
 }
 
@@ -121,7 +125,7 @@ type Server struct {
 // an error.
 func New(o Options) (*Server, error) {
 	if o.Log == nil || o.Accounts == nil || o.Peers == nil || o.Routes == nil || o.Settings == nil || o.Backup == nil || o.Certs == nil || o.Events == nil ||
-		o.WG == nil || o.Proxy == nil || o.Health == nil || o.Traffic == nil || o.Reload == nil || o.Conditions == nil || o.AccessLog == nil || o.Trace == nil || o.Explain == nil || o.BaseURL == nil {
+		o.WG == nil || o.Proxy == nil || o.Health == nil || o.Traffic == nil || o.Reload == nil || o.Conditions == nil || o.AccessLog == nil || o.Trace == nil || o.Explain == nil || o.Metrics == nil || o.BaseURL == nil {
 		return nil, errors.New("api: every service and func is required")
 	}
 	if o.LoginLimit < 1 || o.APILimit < 1 {
@@ -136,8 +140,10 @@ func New(o Options) (*Server, error) {
 		origin:  originOf(o.BaseURL.Scheme, o.BaseURL.Host),
 		login:   newLimiter(o.LoginLimit, limitWindow, o.Now),
 		api:     newLimiter(o.APILimit, limitWindow, o.Now),
+		scrapes: newLimiter(metricsLimit, time.Minute, o.Now),
 		formKey: randomBytes(32),
 	}
+	s.scrapes.refusal = "rate_limited"
 	var err error
 	if s.pages, err = loadPages(); err != nil {
 		return nil, err

@@ -240,7 +240,7 @@ func (a *App) apiOptions() api.Options {
 			}
 		},
 		Conditions: a.conditions.List,
-		AccessLog:  a.accessEntries, Trace: a.proxy.Trace, Explain: a.proxy.Explain,
+		AccessLog:  a.accessEntries, Trace: a.proxy.Trace, Explain: a.proxy.Explain, Metrics: a.metrics,
 		Reload: a.reload, DNS: api.DNS{Enabled: a.resolver != nil, Domain: s.DNSDomain, Gateway: s.WGGateway},
 		BaseURL: s.baseURL, AllowedHosts: s.AllowedHosts, AdminUser: s.AdminUser, Version: a.version,
 		LoginLimit: s.RateLimitLogin, APILimit: s.RateLimitAPI, Clients: a.clients(), Now: a.now,

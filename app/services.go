@@ -37,8 +37,8 @@ func (a *App) buildServices(context.Context) (err error) {
 		},
 	})
 	a.botCounts = telemetry.NewBotCounts(telemetry.BotCountsOptions{
-		DB: a.db, Log: a.log.With("part", "bots"), Interval: s.TrafficInterval.Duration(), Counts: a.proxy.Counts,
-		Counted: a.proxy.Counted,
+		DB: a.db, Log: a.log.With("part", "bots"), Interval: s.TrafficInterval.Duration(), Counts: a.proxy.BotCounts,
+		Counted: a.proxy.BotsCounted,
 	})
 	a.routes = routes.New(routes.Options{
 		DB: a.db, Now: a.now, Status: a.peerStatus, BotCounts: a.botCounts.Unsaved,

@@ -141,6 +141,7 @@ func (g *basicAuth) verify(v *visit, credentials []byte) *verdict {
 	}
 	switch {
 	case !done:
+		v.srv.hits.at(limitPasswords)
 		return busyHashing
 	case !right:
 		return wrongLogin

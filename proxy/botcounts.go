@@ -45,10 +45,10 @@ func (c *counters) keep(snap *snapshot) {
 	}
 }
 
-// Counts returns how many requests the bot blocker of each route has refused since
-// the start; routes without any are left out. Until Counted drops one, the numbers
+// BotCounts returns how many requests the bot blocker of each route has refused since
+// the start; routes without any are left out. Until BotsCounted drops one, the numbers
 // only grow.
-func (s *Server) Counts() map[model.RouteID]uint64 {
+func (s *Server) BotCounts() map[model.RouteID]uint64 {
 	s.blocked.mu.Lock()
 	defer s.blocked.mu.Unlock()
 	counts := make(map[model.RouteID]uint64)
@@ -60,10 +60,10 @@ func (s *Server) Counts() map[model.RouteID]uint64 {
 	return counts
 }
 
-// Counted says that these counts are stored. Counters of routes that are not served
+// BotsCounted says that these counts are stored. Counters of routes that are not served
 // any more are dropped, unless they have grown since; it returns which. They begin at
 // zero if their routes come back.
-func (s *Server) Counted(counts map[model.RouteID]uint64) (dropped []model.RouteID) {
+func (s *Server) BotsCounted(counts map[model.RouteID]uint64) (dropped []model.RouteID) {
 	s.blocked.mu.Lock()
 	defer s.blocked.mu.Unlock()
 	served := s.snapshot.Load().routes

@@ -134,6 +134,7 @@ func answerTarpit(v *visit, _ *verdict) {
 	}
 	if s.tarpits.Add(1) > maxTarpits {
 		s.tarpits.Add(-1)
+		s.hits.at(limitTarpits)
 		answerBare(v, &deniedBot)
 		return
 	}

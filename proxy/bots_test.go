@@ -116,7 +116,7 @@ func TestBotModes(t *testing.T) {
 		} {
 			t.Run(tt.name, func(t *testing.T) {
 				commit(tt.b)
-				before := r.srv.Counts()[1]
+				before := r.srv.BotCounts()[1]
 				r.from = stranger
 				began := time.Now()
 				req, _ := http.NewRequest("POST", "https://app.test/", strings.NewReader("")) // is not sent again by itself
@@ -138,7 +138,7 @@ func TestBotModes(t *testing.T) {
 				if d := time.Since(began); (tt.b.Mode == model.BotTarpit) != (d > 1500*time.Millisecond) {
 					t.Errorf("it took %v", d)
 				}
-				if n := r.srv.Counts()[1] - before; n != 1 {
+				if n := r.srv.BotCounts()[1] - before; n != 1 {
 					t.Errorf("counted %d times", n)
 				}
 				got := seen.take(t)

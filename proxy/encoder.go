@@ -52,10 +52,12 @@ func (g *gather) Write(p []byte) (int, error) {
 func (s *Server) encoder(t *tally, c coding, events bool) *encoder {
 	all, eventful := s.encoderShares(t)
 	if !all.take(1) {
+		s.hits.at(limitEncoders)
 		return nil
 	}
 	if events && !eventful.take(1) {
 		all.give(1)
+		s.hits.at(limitEncoders)
 		return nil
 	}
 	enc, _ := s.encoders[c].Get().(*encoder)

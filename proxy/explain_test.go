@@ -140,7 +140,7 @@ func TestExplain(t *testing.T) {
 					ask.ClientCertificate += string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 				}
 			}
-			counts, traced := r.srv.Counts()[tt.route], len(r.srv.Trace(tt.route, 100, time.Time{}).Entries)
+			counts, traced := r.srv.BotCounts()[tt.route], len(r.srv.Trace(tt.route, 100, time.Time{}).Entries)
 			var got *model.Explanation
 			for range 3 { // nothing is used up by asking
 				var err error
@@ -148,7 +148,7 @@ func TestExplain(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if r.srv.Counts()[tt.route] != counts || len(r.srv.Trace(tt.route, 100, time.Time{}).Entries) != traced || len(r.srv.logins.known) > 1 {
+			if r.srv.BotCounts()[tt.route] != counts || len(r.srv.Trace(tt.route, 100, time.Time{}).Entries) != traced || len(r.srv.logins.known) > 1 {
 				t.Error("asking was counted")
 			}
 			var steps []string

@@ -279,6 +279,9 @@ func (h *h2conn) end(err error) {
 	h.mu.Lock()
 	h.janitor.Stop()
 	if e, ok := err.(http2.ConnectionError); ok {
+		if http2.ErrCode(e) == http2.ErrCodeEnhanceYourCalm {
+			h.srv.hits.at(limitFloodH2)
+		}
 		h.out = appendGoAway(h.queueLocked(), h.served, http2.ErrCode(e))
 		h.conn.lingers = true
 	}

@@ -174,6 +174,9 @@ func TestH2Attacks(t *testing.T) {
 			if got := c.outcome(1); got != tt.want {
 				t.Fatalf("got %q, want %q", got, tt.want)
 			}
+			if n := r.srv.Counts().Limits["http2_flood"]; (n == 1) != (tt.want == "goaway ENHANCE_YOUR_CALM") {
+				t.Errorf("%d floods counted", n)
+			}
 			if !tt.serves {
 				if strings.HasPrefix(tt.want, "goaway") && !c.ended() {
 					t.Error("the connection stays open")

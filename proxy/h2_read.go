@@ -328,6 +328,7 @@ func (h *h2conn) begin(st *h2stream, ended bool) error {
 		return http2.StreamError{StreamID: id, Code: http2.ErrCodeProtocol}
 	}
 	if !h.conn.tally.ask(&h.srv.limits) {
+		h.srv.hits.at(limitStreams)
 		id := st.id
 		st.release()
 		return http2.StreamError{StreamID: id, Code: http2.ErrCodeRefusedStream}

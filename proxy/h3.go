@@ -147,6 +147,7 @@ func (d *quicDoor) enter(ctx context.Context, info *quic.ClientInfo) (context.Co
 		return nil, errMadeUp
 	}
 	if v.tally = s.census.enter(v.addr, &s.limits); v.tally == nil {
+		s.hits.at(limitConnections)
 		return nil, errFullHouse
 	}
 	s.mu.Lock()

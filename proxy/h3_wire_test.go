@@ -72,6 +72,7 @@ func TestHTTP3Errors(t *testing.T) {
 		{name: "unknown streams", uni: []string{varints(0x21) + "grease", varints(0x40, 5) + "x"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			floods := r.srv.Counts().Limits["http3_flood"]
 			c := r.dialQUIC(t, "app.test")
 			for _, text := range tt.uni {
 				str, err := c.OpenUniStream()
@@ -111,6 +112,9 @@ func TestHTTP3Errors(t *testing.T) {
 				var app *quic.ApplicationError
 				if err := context.Cause(c.Context()); !errors.As(err, &app) || app.ErrorCode != tt.code || app.ErrorMessage != "" {
 					t.Errorf("the connection ended with %v, want %#x", err, tt.code)
+				}
+				if n := r.srv.Counts().Limits["http3_flood"]; (n > floods) != (tt.code == h3ExcessiveLoad) {
+					t.Errorf("%d floods counted, %d before", n, floods)
 				}
 			default: // the connection goes on
 				str, err := c.OpenStream()

@@ -152,7 +152,11 @@ func (c *h3Conn) greet() bool {
 func (c *h3Conn) enter(str *quic.Stream) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.draining && str.StreamID() >= c.accepted || !c.tally.ask(&c.srv.limits) {
+	if c.draining && str.StreamID() >= c.accepted {
+		return false
+	}
+	if !c.tally.ask(&c.srv.limits) {
+		c.srv.hits.at(limitStreams)
 		return false
 	}
 	c.accepted = max(c.accepted, str.StreamID()+4)
@@ -232,7 +236,12 @@ func (c *h3Conn) sayGoodbye() {
 func (c *h3Conn) Kill() { c.fail(h3NoError) }
 
 // fail ends the connection with a code of HTTP/3.
-func (c *h3Conn) fail(code quic.ApplicationErrorCode) { _ = c.qc.CloseWithError(code, "") }
+func (c *h3Conn) fail(code quic.ApplicationErrorCode) {
+	if code == h3ExcessiveLoad {
+		c.srv.hits.at(limitFloodH3)
+	}
+	_ = c.qc.CloseWithError(code, "")
+}
 
 // origin is where the next request comes from: a client may move to another
 // address, and proves that it is there when it does (RFC 9000, section 9).

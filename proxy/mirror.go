@@ -106,6 +106,7 @@ func (c *requestCopy) add(p []byte) {
 	for len(p) > 0 {
 		room := c.body.room(&c.srv.pieces, c.keeps())
 		if room == nil {
+			c.srv.hits.at(limitCopied)
 			c.abandon()
 			return
 		}

@@ -3,6 +3,7 @@ package proxy
 import (
 	"net/netip"
 	"strconv"
+	"sync/atomic"
 
 	"github.com/valyala/fasthttp"
 )
@@ -48,13 +49,13 @@ func (d *draft) gates() ([]namedGate, error) {
 		return nil, nil
 	}
 	var list []namedGate
-	for _, step := range pipeline {
+	for i, step := range pipeline {
 		g, err := step.compile(d)
 		if err != nil {
 			return nil, err
 		}
 		if g != nil {
-			list = append(list, namedGate{g, step.name})
+			list = append(list, namedGate{g, step.name, &d.srv.refused[i]})
 		}
 	}
 	return list, nil
@@ -62,7 +63,8 @@ func (d *draft) gates() ([]namedGate, error) {
 
 type namedGate struct {
 	gate
-	name string
+	name    string
+	refused *atomic.Int64 // requests, of all routes
 }
 
 // serve is the pipeline: one request of any HTTP version, on one snapshot, from
@@ -91,6 +93,7 @@ func (s *Server) serve(ctx *fasthttp.RequestCtx, snap *snapshot) {
 	for _, g := range v.route.gates {
 		if d := g.check(v); d != nil {
 			v.record.Refused, v.record.Reason = g.name, d.reason
+			g.refused.Add(1)
 			d.answer(v, d)
 			return
 		}

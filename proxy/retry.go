@@ -106,6 +106,7 @@ func (ex *exchange) hold() error {
 	for ex.kept.size <= maxHeld {
 		room := ex.kept.room(&ex.srv.pieces, ex.keeps())
 		if room == nil {
+			ex.srv.hits.at(limitHeld)
 			return nil
 		}
 		n, err := ex.body.Read(room)

@@ -126,6 +126,8 @@ type Server struct {
 	blocked  counters // requests that bot blockers refused
 	tarpits  atomic.Int32
 	traces   traces
+	refused  []atomic.Int64 // by the steps of the pipeline
+	hits     hits
 	ending   chan struct{} // closed when no answer may take its time any more
 	endOnce  sync.Once
 
@@ -167,7 +169,7 @@ func New(opts Options) (*Server, error) {
 	s.copiedBodies.give(copyBudget)
 	s.encoding.give(maxEncoders)
 	s.eventEncoding.give(maxEventEncoders)
-	s.traces.budget = traceBudget
+	s.traces.budget, s.refused = traceBudget, make([]atomic.Int64, len(pipeline))
 	s.requests, s.logins, s.ending = newWindows(), newLogins(), make(chan struct{})
 	if s.bots = opts.Bots; s.bots == nil {
 		var err error
@@ -309,6 +311,7 @@ func (s *Server) start(nc net.Conn, secure bool) {
 	remote, local := addrPort(nc.RemoteAddr()), addrPort(nc.LocalAddr())
 	tally := s.census.enter(remote.Addr(), &s.limits)
 	if tally == nil {
+		s.hits.at(limitConnections)
 		_ = nc.Close()
 		return
 	}

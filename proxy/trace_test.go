@@ -125,30 +125,30 @@ func TestCountersEnd(t *testing.T) {
 	for range 3 {
 		get(t, r.client(), "http://app.test/")
 	}
-	counts := r.srv.Counts()
+	counts := r.srv.BotCounts()
 	if counts[1] != 3 {
 		t.Fatalf("counted %v", counts)
 	}
-	if gone := r.srv.Counted(counts); len(gone) != 0 || r.srv.Counts()[1] != 3 {
+	if gone := r.srv.BotsCounted(counts); len(gone) != 0 || r.srv.BotCounts()[1] != 3 {
 		t.Errorf("while it is served: dropped %v", gone)
 	}
 	r.commit(site(addr)) // the route is there, its blocker is not
-	if r.srv.Counts()[1] != 3 {
+	if r.srv.BotCounts()[1] != 3 {
 		t.Error("dropped before it was stored")
 	}
-	if gone := r.srv.Counted(map[model.RouteID]uint64{1: 2}); len(gone) != 0 {
+	if gone := r.srv.BotsCounted(map[model.RouteID]uint64{1: 2}); len(gone) != 0 {
 		t.Errorf("dropped with one that is not stored: %v", gone)
 	}
 	back, err := r.srv.Prepare(with) // holds the counter
 	if err != nil {
 		t.Fatal(err)
 	}
-	if gone := r.srv.Counted(counts); len(gone) != 1 || len(r.srv.blocked.m) != 0 {
-		t.Errorf("dropped %v, there are %v", gone, r.srv.Counts())
+	if gone := r.srv.BotsCounted(counts); len(gone) != 1 || len(r.srv.blocked.m) != 0 {
+		t.Errorf("dropped %v, there are %v", gone, r.srv.BotCounts())
 	}
 	back.Commit()
 	get(t, r.client(), "http://app.test/")
-	if got := r.srv.Counts(); got[1] != 1 {
+	if got := r.srv.BotCounts(); got[1] != 1 {
 		t.Errorf("after it came back: %v", got)
 	}
 	refused := with
@@ -159,7 +159,7 @@ func TestCountersEnd(t *testing.T) {
 		p.Abort()
 	}
 	r.commit(Config{})
-	r.srv.Counted(r.srv.Counts())
+	r.srv.BotsCounted(r.srv.BotCounts())
 	if n := len(r.srv.blocked.m); n != 0 {
 		t.Errorf("%d counters of routes that are gone", n)
 	}

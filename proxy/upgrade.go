@@ -38,6 +38,7 @@ func (ex *exchange) switchProtocols(ctx *fasthttp.RequestCtx) error {
 	s := ex.srv
 	u := &upgrade{client: ex.client, bc: ex.bc, visit: ex.visit, addr: ex.client.Address(), route: ex.route, key: ex.up.pool.key}
 	if !s.upgrades.add(u) {
+		s.hits.at(limitUpgrades)
 		return errTooManyUpgrades
 	}
 	head := ex.appendSticky(a.appendHead(nil, ex.route, false))

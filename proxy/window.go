@@ -5,6 +5,7 @@ import (
 	"math"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"gatecontrol/model"
@@ -30,6 +31,8 @@ type windows struct {
 	seed   maphash.Seed
 	epoch  time.Time // windows are counted from here, by the clock that nobody sets
 	shards [windowShards]windowShard
+
+	forgotten atomic.Int64 // busy clients that began anew
 }
 
 type windowKey struct {
@@ -73,7 +76,9 @@ func (w *windows) take(key windowKey, limit int, span time.Duration, now time.Ti
 	win := sh.m[key]
 	if win == nil || win.span != span {
 		if win == nil {
-			sh.makeRoom(since)
+			if sh.makeRoom(since) {
+				w.forgotten.Add(1)
+			}
 		}
 		win = &window{span: span}
 		sh.m[key] = win
@@ -119,6 +124,17 @@ func (w *windows) giveBack(key windowKey) {
 			return
 		}
 	}
+}
+
+// count is how many clients are kept apart.
+func (w *windows) count() (n int64) {
+	for i := range w.shards {
+		sh := &w.shards[i]
+		sh.mu.Lock()
+		n += int64(len(sh.m))
+		sh.mu.Unlock()
+	}
+	return n
 }
 
 // slot is the length of a slot, rounded up: all of them together cover the span.
@@ -171,7 +187,7 @@ func (w *window) idle(since time.Duration) bool {
 // are busy, and at more of them when it is full. If none of those is idle, the one
 // that counts least is forgotten: who has many addresses can fill the table, and is
 // neither to shut out everybody else nor to clear those that are at their limits.
-func (sh *windowShard) makeRoom(since time.Duration) {
+func (sh *windowShard) makeRoom(since time.Duration) (forgot bool) {
 	const few, most = 4, 64
 	full := len(sh.m) >= maxWindows/windowShards
 	var least windowKey
@@ -191,4 +207,5 @@ func (sh *windowShard) makeRoom(since time.Duration) {
 	if full {
 		delete(sh.m, least)
 	}
+	return full
 }
