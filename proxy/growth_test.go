@@ -3,8 +3,11 @@ package proxy
 import (
 	"context"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -210,7 +213,7 @@ func TestUploadNothingLent(t *testing.T) {
 			} else {
 				r.movePacketsAway()
 			}
-			if !r.srv.growth.take(growthBudget) {
+			if r.grown = growthBudget; !r.srv.growth.take(r.grown) {
 				t.Fatal("no budget")
 			}
 			req, _ := http.NewRequest("POST", "https://app.test/", io.NopCloser(io.LimitReader(zeros{}, size)))
@@ -251,7 +254,7 @@ func TestUploadsHeld(t *testing.T) {
 	})
 	r = newRig(t, site(addr))
 	r.moveAway()
-	if !r.srv.growth.take(growthBudget - lent) {
+	if r.grown = growthBudget - lent; !r.srv.growth.take(r.grown) {
 		t.Fatal("no budget")
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -311,10 +314,82 @@ func (r *rig) h2Unread() (sum int64) {
 	return sum
 }
 
-// TestLendBounds: one address has a share, all together the budget.
+// TestUploadsKept has backends read nothing, and more clients than there is room for
+// send what their windows allow. What is beyond the budget is refused, and the others
+// are kept.
+func TestUploadsKept(t *testing.T) {
+	const conns, room = 12, 2 << 20
+	let := make(chan struct{})
+	var whole atomic.Int32
+	addr := backend(t, func(w http.ResponseWriter, req *http.Request) {
+		<-let
+		if n, err := io.Copy(io.Discard, req.Body); err == nil && n == h2StreamWindow {
+			whole.Add(1)
+		}
+	})
+	r := newRig(t, site(addr), func(o *Options, _ *limits) {
+		dial := o.Dial
+		o.Dial = func(ctx context.Context, network string, to netip.AddrPort) (net.Conn, error) {
+			c, err := dial(ctx, network, to)
+			if err == nil {
+				_ = c.(*net.TCPConn).SetWriteBuffer(16 << 10) // so that little is on its way
+			}
+			return c, err
+		}
+	})
+	if r.kept = keptBudget - room; !r.srv.kept.take(r.kept) {
+		t.Fatal("no budget")
+	}
+	var running sync.WaitGroup
+	var refused, answered atomic.Int32
+	for range conns {
+		c := r.via2()
+		for range 2 {
+			running.Go(func() {
+				req, _ := http.NewRequest("POST", "https://app.test/", io.NopCloser(io.LimitReader(zeros{}, h2StreamWindow)))
+				req.ContentLength = h2StreamWindow
+				switch resp, err := c.Do(req); {
+				case err == nil:
+					resp.Body.Close()
+					answered.Add(1)
+				case strings.Contains(err.Error(), "ENHANCE_YOUR_CALM"):
+					refused.Add(1)
+				default:
+					t.Error(err)
+				}
+			})
+		}
+	}
+	eventually(t, "some are refused, and nothing more comes", func() bool {
+		return refused.Load() > 0 && r.h2Unread() > room/2 || refused.Load() == 2*conns
+	})
+	if got := r.h2Unread(); got > room {
+		t.Errorf("%d KiB are kept, %d may be", got>>10, room>>10)
+	}
+	close(let)
+	running.Wait()
+	if whole.Load() == 0 || answered.Load() != whole.Load() || answered.Load()+refused.Load() != 2*conns {
+		t.Errorf("%d are whole, %d answered, %d refused", whole.Load(), answered.Load(), refused.Load())
+	}
+	eventually(t, "all of the budget is there", func() bool { return r.srv.kept.left.Load() == room })
+}
+
+// TestLendBounds: one address has a share, all together the budget; of windows, and of
+// what is kept.
 func TestLendBounds(t *testing.T) {
-	r := newRig(t, Config{})
-	s := r.srv
+	s, err := New(Options{Log: slog.New(slog.DiscardHandler), Dial: noDial, Certificate: testAuthority().Certificate})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	var holder tally
+	held := 0
+	for s.hold(&holder, 1<<20) {
+		held++
+	}
+	if held != keptShare>>20 || !s.hold(new(tally), 1<<20) {
+		t.Errorf("one address may have %d MiB kept", held)
+	}
 	var greedy tally
 	n := 0
 	for s.lend(&greedy, 1<<20) {
@@ -338,3 +413,5 @@ func TestLendBounds(t *testing.T) {
 		t.Error("nothing is lent of what was given back")
 	}
 }
+
+func noDial(context.Context, string, netip.AddrPort) (net.Conn, error) { return nil, net.ErrClosed }

@@ -289,6 +289,7 @@ func (h *h2conn) end(err error) {
 		delete(h.streams, st.id)
 		h.conn.tally.answered()
 		h.workers.Done()
+		h.srv.unhold(h.conn.tally, st.unread())
 		st.release()
 	}
 	h.draining = true

@@ -198,9 +198,13 @@ func (h *h2conn) handleData(f *http2.DataFrame) error {
 	}
 	st.inEnd = f.StreamEnded()
 	h.creditLocked(st, size-int64(len(data))) // padding
-	if st.answered() {
-		h.creditLocked(nil, int64(len(data))) // nobody reads it any more
-	} else {
+	switch n := int64(len(data)); {
+	case st.answered():
+		h.creditLocked(nil, n) // nobody reads it any more
+	case !h.srv.hold(h.conn.tally, n):
+		h.creditLocked(nil, n)
+		return http2.StreamError{StreamID: f.StreamID, Code: http2.ErrCodeEnhanceYourCalm}
+	default:
 		st.keepLocked(data)
 	}
 	st.wake.Broadcast()

@@ -114,6 +114,7 @@ type Server struct {
 
 	stickyKey    []byte
 	growth       budget // of receive windows
+	kept         budget // of bodies for backends that do not take them
 	heldBodies   budget // of bodies that are kept to be sent again
 	mirrors      mirrors
 	copiedBodies budget    // of bodies for mirrors
@@ -165,6 +166,7 @@ func New(opts Options) (*Server, error) {
 		_, _ = rand.Read(s.stickyKey) // never fails
 	}
 	s.growth.give(growthBudget)
+	s.kept.give(keptBudget)
 	s.heldBodies.give(heldBudget)
 	s.copiedBodies.give(copyBudget)
 	s.encoding.give(maxEncoders)
