@@ -1,10 +1,12 @@
 package proxy
 
 import (
+	"bufio"
 	"bytes"
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -164,4 +166,31 @@ func TestWebSocketRefused(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestWebSocketProof has a backend agree without having read the key. Clients of
+// HTTP/1.1 look at that themselves; those of streams get no key, and so we do.
+func TestWebSocketProof(t *testing.T) {
+	r := newRig(t, site(rawUpgrade(t, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: "+
+		acceptOf(socketKey)+"\r\n\r\n", func(c net.Conn, br *bufio.Reader) { _, _ = io.Copy(c, br) })))
+	for _, way := range socketWays {
+		t.Run(way.name, func(t *testing.T) {
+			want := 502
+			if strings.HasSuffix(way.name, "HTTP1") {
+				want = 101 // for this key it is the right answer
+			}
+			got, err := way.dial(t, r)("/", nil)
+			if err != nil || got.status != want {
+				t.Errorf("%d %v, want %d", got.status, err, want)
+			}
+			if got.duplex != nil {
+				got.Close()
+			}
+		})
+	}
+	eventually(t, "no upgrade is open", func() bool {
+		r.srv.upgrades.mu.Lock()
+		defer r.srv.upgrades.mu.Unlock()
+		return len(r.srv.upgrades.open) == 0
+	})
 }
