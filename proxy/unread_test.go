@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -194,4 +195,96 @@ func (c *h2raw) requests(n int) {
 			c.t.Fatal(fmt.Errorf("request %d could not be sent", i))
 		}
 	}
+}
+
+// TestStalledStreams has many streams of a few connections stall in reading. Each
+// holds little, others keep their latency, and in the end all of it is given back.
+func TestStalledStreams(t *testing.T) {
+	const (
+		conns   = 3
+		perConn = 50
+		bound   = 128 << 10 // of each stream, with its connection to the backend and that one's end of it
+	)
+	endlessPiece := make([]byte, 16<<10)
+	var busy atomic.Int32
+	addr := backend(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/" {
+			_, _ = io.WriteString(w, "short")
+			return
+		}
+		busy.Add(1)
+		defer busy.Add(-1)
+		for {
+			if _, err := w.Write(endlessPiece); err != nil {
+				return
+			}
+		}
+	})
+	for _, tt := range []struct {
+		name   string
+		client func(r *rig) *http.Client
+		open   func(r *rig)
+	}{
+		{"HTTP/2", (*rig).via2, func(r *rig) {
+			c := r.h2silent(t, "app.test")
+			c.greet(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
+			c.requests(perConn)
+		}},
+		{"HTTP/3", func(r *rig) *http.Client { return &http.Client{Transport: transportHTTP3(r)} }, func(r *rig) {
+			c := r.dialQUIC(t, "app.test")
+			for range perConn {
+				str, err := c.OpenStream()
+				if err != nil {
+					t.Fatal(err)
+				}
+				_, _ = str.Write(fieldSection(ask{method: "GET", target: "/", host: "app.test"}.head()))
+				_ = str.Close()
+			}
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRig(t, site(addr), func(_ *Options, l *limits) { l.stall = 5 * time.Second })
+			client := tt.client(r)
+			measure := func() time.Duration {
+				var times []time.Duration
+				for range 200 {
+					began := time.Now()
+					if _, body := get(t, client, "https://app.test/short"); body != "short" {
+						t.Fatal(body)
+					}
+					times = append(times, time.Since(began))
+				}
+				slices.Sort(times)
+				return times[len(times)/2]
+			}
+			alone, before := measure(), memoryInUse()
+			r.narrow = true
+			for range conns {
+				tt.open(r)
+			}
+			eventually(t, "all are being answered", func() bool { return busy.Load() == conns*perConn })
+			during, held := measure(), memoryInUse()-before
+			if each := held / (conns * perConn); each > bound {
+				t.Errorf("%d KiB are held by each stream", each>>10)
+			}
+			if during > 5*alone+2*time.Millisecond {
+				t.Errorf("requests of others take %s, and %s while %d streams stall", alone, during, conns*perConn)
+			}
+			eventually(t, "all are given up", func() bool { return busy.Load() == 0 })
+			left := memoryInUse() - before
+			t.Logf("%s alone, %s beside %d streams of %d KiB; %d KiB are left in the end", alone, during, conns*perConn, held/(conns*perConn)>>10, left>>10)
+			if left > held/4 {
+				t.Errorf("%d KiB of %d are not given back", left>>10, held>>10)
+			}
+		})
+	}
+}
+
+// memoryInUse is what the heap and stacks hold that somebody can still reach.
+func memoryInUse() int64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.GC() // pools keep what they have for one
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc + m.StackInuse)
 }
