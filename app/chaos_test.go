@@ -7,7 +7,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
-	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -27,7 +26,7 @@ type link struct {
 	whole   testing.TB // what starts in one step lives on in those after it
 	server  *lab.Namespace
 	network *lab.Namespace // of the peer
-	env     []string
+	dir     string
 	process *exec.Cmd
 	api     *lab.Client
 
@@ -53,10 +52,7 @@ func newLink(t testing.TB) *link {
 	t.Helper()
 	l := &link{whole: t, server: lab.NewNamespace(t, "s"), network: lab.NewNamespace(t, "a"), wireguardGo: lab.BuildWireGuardGo(t)}
 	lab.Link(t, l.server, "10.99.1.1/24", "to-a", l.network, "10.99.1.2/24", "eth0")
-	dir := filepath.Join(t.TempDir(), "data")
-	l.env = append(os.Environ(),
-		"GC_DATA_DIR="+dir, "GC_WG_HOST=10.99.1.1", "GC_ADMIN_PASSWORD="+lab.Password,
-		"GC_HTTP_LISTEN=:8080", "GC_HTTPS_LISTEN=:8443", "GC_RATE_LIMIT_API=1000000")
+	l.dir = filepath.Join(t.TempDir(), "data")
 	l.start()
 	var created struct{ Peer struct{ ID int64 } }
 	l.api.Call(t, 201, "POST", "/api/v1/peers", map[string]any{"name": "alpha", "hostname": "alpha"}, &created)
@@ -82,19 +78,7 @@ func (l *link) start() {
 	t := l.whole
 	t.Helper()
 	l.process = l.server.Cmd(lab.Binary(t), "serve")
-	l.process.Env = l.env
-	lab.StartProcess(t, l.process)
-	admin := lab.NewClient("http://127.0.0.1:3000")
-	admin.HTTP.Transport = &http.Transport{DialContext: l.server.DialContext}
-	t.Cleanup(admin.HTTP.CloseIdleConnections)
-	lab.Eventually(t, 20*time.Second, "health", func() error {
-		if status, err := admin.Try(t.Context(), "GET", "/health", nil, nil); err != nil || status != 200 {
-			return fmt.Errorf("status %d: %w", status, err)
-		}
-		return nil
-	})
-	admin.Login(t, lab.User, lab.Password)
-	l.api = admin.WithToken(admin.MakeToken(t, "full-access"))
+	l.api = runProcess(t, l.server, l.process, l.dir, "GC_WG_HOST=10.99.1.1")
 }
 
 // join starts wireguard-go for the peer and waits for its session.

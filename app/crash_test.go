@@ -35,13 +35,7 @@ func TestKilled(t *testing.T) {
 		cmd := exec.Command(bin, "serve")
 		cmd.Env = env
 		lab.StartProcess(t, cmd)
-		lab.Eventually(t, 20*time.Second, "health", func() error {
-			status, err := admin.Try(t.Context(), "GET", "/health", nil, nil)
-			if err == nil && status != 200 {
-				err = fmt.Errorf("status %d", status)
-			}
-			return err
-		})
+		awaitHealth(t, admin)
 		return cmd
 	}
 

@@ -99,31 +99,8 @@ func newScene(t *testing.T, command func(ns *lab.Namespace, bin string) *exec.Cm
 		t.Fatal(err)
 	}
 	cmd := command(s.server, lab.Binary(t))
-	cmd.Env = append(os.Environ(),
-		"GC_DATA_DIR="+dir, "GC_WG_HOST="+host, "GC_ADMIN_PASSWORD="+lab.Password,
-		"GC_HTTP_LISTEN=:8080", "GC_HTTPS_LISTEN=:8443", "GC_EXIT_PRIVATE_NETWORKS="+worldNet,
-		"GC_DNS_UPSTREAMS="+world, "GC_RATE_LIMIT_API=1000000")
-	lab.StartProcess(t, cmd)
-	s.pid = cmd.Process.Pid
-
-	admin := lab.NewClient("http://127.0.0.1:3000")
-	admin.HTTP.Transport = &http.Transport{DialContext: s.server.DialContext}
-	t.Cleanup(admin.HTTP.CloseIdleConnections)
-	lab.Eventually(t, 20*time.Second, "health", func() error {
-		if status, err := admin.Try(t.Context(), "GET", "/health", nil, nil); err != nil || status != 200 {
-			return fmt.Errorf("status %d: %w", status, err)
-		}
-		return nil
-	})
-	admin.Login(t, lab.User, lab.Password)
-	s.api = admin.WithToken(admin.MakeToken(t, "full-access"))
-
-	pem, err := os.ReadFile(filepath.Join(dir, "ca.pem"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.roots = x509.NewCertPool()
-	s.roots.AppendCertsFromPEM(pem)
+	s.api = runProcess(t, s.server, cmd, dir, "GC_WG_HOST="+host, "GC_EXIT_PRIVATE_NETWORKS="+worldNet, "GC_DNS_UPSTREAMS="+world)
+	s.pid, s.roots = cmd.Process.Pid, trustIn(t, dir).RootCAs
 
 	wireguardGo := lab.BuildWireGuardGo(t)
 	join := func(name string, ns *lab.Namespace) (int64, *lab.ForeignPeer) {

@@ -131,12 +131,7 @@ func newIdleServer(b *testing.B) *idleServer {
 			fmt.Sprint("GC_PORT=", admin), "GC_WG_PORT=0", "GC_LOG_LEVEL=error")
 		lab.StartProcess(b, cmd)
 		s.pid = cmd.Process.Pid
-		lab.Eventually(b, 20*time.Second, "health", func() error {
-			if status, err := api.Try(b.Context(), "GET", "/health", nil, nil); err != nil || status != 200 {
-				return fmt.Errorf("status %d: %w", status, err)
-			}
-			return nil
-		})
+		awaitHealth(b, api)
 		return cmd
 	}
 	first := start()

@@ -84,13 +84,7 @@ func killDuringIssuance(t *testing.T, points []killPoint) {
 		cmd.Env = env
 		lab.StartProcess(t, cmd)
 		running.Store(cmd)
-		lab.Eventually(t, 20*time.Second, "health", func() error {
-			status, err := admin.Try(t.Context(), "GET", "/health", nil, nil)
-			if err == nil && status != 200 {
-				err = fmt.Errorf("status %d", status)
-			}
-			return err
-		})
+		awaitHealth(t, admin)
 	}
 	start()
 	admin.Login(t, lab.User, lab.Password)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -19,7 +20,12 @@ import (
 func startProcess(t testing.TB, ns *lab.Namespace, settings ...string) (api *lab.Client, dir string) {
 	t.Helper()
 	dir = filepath.Join(t.TempDir(), "data")
-	cmd := ns.Cmd(lab.Binary(t), "serve")
+	return runProcess(t, ns, ns.Cmd(lab.Binary(t), "serve"), dir, settings...), dir
+}
+
+// runProcess runs cmd, which is the server inside ns, on dir until it is healthy.
+func runProcess(t testing.TB, ns *lab.Namespace, cmd *exec.Cmd, dir string, settings ...string) (api *lab.Client) {
+	t.Helper()
 	cmd.Env = append(append(os.Environ(),
 		"GC_DATA_DIR="+dir, "GC_ADMIN_PASSWORD="+lab.Password, "GC_RATE_LIMIT_API=1000000",
 		"GC_HTTP_LISTEN=:8080", "GC_HTTPS_LISTEN=:8443"), settings...)
@@ -27,14 +33,20 @@ func startProcess(t testing.TB, ns *lab.Namespace, settings ...string) (api *lab
 	admin := lab.NewClient("http://127.0.0.1:3000")
 	admin.HTTP.Transport = &http.Transport{DialContext: ns.DialContext}
 	t.Cleanup(admin.HTTP.CloseIdleConnections)
+	awaitHealth(t, admin)
+	admin.Login(t, lab.User, lab.Password)
+	return admin.WithToken(admin.MakeToken(t, "full-access"))
+}
+
+// awaitHealth waits until a server that was started works.
+func awaitHealth(t testing.TB, c *lab.Client) {
+	t.Helper()
 	lab.Eventually(t, 20*time.Second, "health", func() error {
-		if status, err := admin.Try(t.Context(), "GET", "/health", nil, nil); err != nil || status != 200 {
+		if status, err := c.Try(t.Context(), "GET", "/health", nil, nil); err != nil || status != 200 {
 			return fmt.Errorf("status %d: %w", status, err)
 		}
 		return nil
 	})
-	admin.Login(t, lab.User, lab.Password)
-	return admin.WithToken(admin.MakeToken(t, "full-access")), dir
 }
 
 // joinProcess creates a peer by the API and joins it from ns with wireguard-go
