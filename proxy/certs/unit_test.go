@@ -4,11 +4,13 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -250,6 +252,10 @@ func TestExplain(t *testing.T) {
 		{"fault", acme.Problem{Status: 503, Detail: "busy"}, "busy", "by itself"},
 		{"binding", errNoBinding, "bound", "GC_ACME_EAB"},
 		{"not there", &net.OpError{Op: "dial", Err: errors.New("refused")}, "refused", "reaches the internet"},
+		{"in the words of libraries", fmt.Errorf("provisioning client: %w", &url.Error{Op: "Get", URL: "https://ca.example/dir", Err: &net.OpError{Op: "dial", Net: "tcp", Err: errors.New("refused")}}),
+			"reached: dial tcp: refused", "reaches the internet"},
+		{"a name that is not known", &url.Error{Op: "Get", URL: "https://ca.example/dir", Err: &net.OpError{Op: "dial", Err: &net.DNSError{Err: "no such host", Name: "ca.example"}}},
+			"looked up: lookup ca.example: no such host", "resolver"},
 		{"zone", &dnsError{"example.com", errors.New("403")}, "example.com", "credentials"},
 		{"something else", errors.New("a\x00b\nc"), "a b c", "by itself"},
 		{"the one to act on", &attemptError{[]caError{{"one", problem("rateLimited", "too many")}, {"two", problem("caa", "no")}}}, "two: no", "CAA"},
