@@ -1,5 +1,7 @@
 package app_test
 
+//lint:file-ignore SA1019 The transport of net/http takes no field that begins with a colon.
+
 import (
 	"context"
 	"crypto/sha1"

@@ -1,5 +1,7 @@
 package proxy
 
+//lint:file-ignore SA1019 The transport of net/http takes no field that begins with a colon.
+
 import (
 	"bufio"
 	"context"
