@@ -289,7 +289,7 @@ func (h *h2conn) end(err error) {
 		delete(h.streams, st.id)
 		h.conn.tally.answered()
 		h.workers.Done()
-		h.srv.unhold(h.conn.tally, st.unread())
+		h.srv.kept(h.conn.tally).give(st.unread())
 		st.release()
 	}
 	h.draining = true
@@ -302,7 +302,7 @@ func (h *h2conn) end(err error) {
 	h.room.Broadcast()
 	h.mu.Unlock()
 	h.workers.Wait()
-	h.srv.reclaim(h.conn.tally, h.window.size-h2ConnWindow)
+	h.srv.growth(h.conn.tally).give(h.window.size - h2ConnWindow)
 }
 
 // livingLocked returns a stream that is not lost, nil if there is none.

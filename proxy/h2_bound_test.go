@@ -25,7 +25,7 @@ func TestH2UploadMemory(t *testing.T) {
 		}
 	})
 	r = newRig(t, site(addr))
-	if r.grown = growthBudget; !r.srv.growth.take(r.grown) { // so the window of the connection stays as it is
+	if r.grown = growthBudget; !r.srv.windows.take(r.grown) { // so the window of the connection stays as it is
 		t.Fatal("no budget")
 	}
 	req, _ := http.NewRequest("POST", "https://app.test/", io.NopCloser(random(size)))

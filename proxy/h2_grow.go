@@ -83,7 +83,7 @@ func (h *h2conn) giveLocked(st *h2stream) {
 	}
 	n := w.credit
 	if h.trip.shortest >= shortTrip && w.fast(now, h.trip.shortest) {
-		if add := min(w.size, most-w.size); add > 0 && (st != nil || h.srv.lend(h.conn.tally, add)) {
+		if add := min(w.size, most-w.size); add > 0 && (st != nil || h.srv.growth(h.conn.tally).take(add)) {
 			w.size += add
 			n += add
 		}

@@ -201,7 +201,7 @@ func (h *h2conn) handleData(f *http2.DataFrame) error {
 	switch n := int64(len(data)); {
 	case st.answered():
 		h.creditLocked(nil, n) // nobody reads it any more
-	case !h.srv.hold(h.conn.tally, n):
+	case !h.srv.kept(h.conn.tally).take(n):
 		h.creditLocked(nil, n)
 		return http2.StreamError{StreamID: f.StreamID, Code: http2.ErrCodeEnhanceYourCalm}
 	default:

@@ -77,7 +77,7 @@ func (st *h2stream) run() {
 			st.resetLocked(http2.ErrCodeNo)
 		}
 	}
-	h.srv.unhold(h.conn.tally, st.unread())
+	h.srv.kept(h.conn.tally).give(st.unread())
 	h.creditLocked(nil, st.unread())
 	h.removeLocked(st)
 	h.flushLocked()
@@ -213,7 +213,7 @@ func (st *h2stream) Read(p []byte) (int, error) {
 					st.in = nil // a body may pause for hours
 				}
 			}
-			h.srv.unhold(h.conn.tally, int64(n))
+			h.srv.kept(h.conn.tally).give(int64(n))
 			h.creditLocked(st, int64(n))
 			h.flushLocked()
 			return n, nil
@@ -254,7 +254,7 @@ func (st *h2stream) Take(limit int) ([]byte, bool) {
 		return nil, false
 	}
 	st.off = len(st.in) // nothing is received any more, so b stays
-	h.srv.unhold(h.conn.tally, int64(len(b)))
+	h.srv.kept(h.conn.tally).give(int64(len(b)))
 	h.creditLocked(nil, int64(len(b)))
 	return b, true
 }

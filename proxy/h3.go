@@ -128,7 +128,7 @@ type visitor struct {
 // one was used up within a few round trips.
 func (s *Server) growQUIC(qc *quic.Conn, n uint64) bool {
 	v, ok := qc.Context().Value(visitorKey{}).(*visitor)
-	if !ok || !s.lend(v.tally, int64(n)) {
+	if !ok || !s.growth(v.tally).take(int64(n)) {
 		return false
 	}
 	v.grown.Add(int64(n))
@@ -175,7 +175,7 @@ func (v *visitor) verified() {
 
 func (v *visitor) leave() {
 	v.verified()
-	v.door.srv.reclaim(v.tally, v.grown.Swap(0))
+	v.door.srv.growth(v.tally).give(v.grown.Swap(0))
 	v.door.srv.census.leave(v.addr)
 	v.door.srv.running.Done()
 }

@@ -105,11 +105,9 @@ type census struct {
 type tally struct {
 	conns    int          // guarded by census.mu
 	requests atomic.Int32 // in streams: HTTP/1.1 has one to a connection
-	grown    atomic.Int64 // by how much its receive windows have grown
-	kept     atomic.Int64 // of bodies in streams of HTTP/2
 
 	// What its requests hold of the budgets of those names.
-	heldBodies, copiedBodies, encoders, eventEncoders atomic.Int64
+	heldBodies, copiedBodies, encoders, eventEncoders, windows, bodies atomic.Int64
 
 	key netip.Addr
 }

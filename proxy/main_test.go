@@ -125,7 +125,7 @@ func newRig(t testing.TB, cfg Config, tune ...func(*Options, *limits)) *rig {
 			t.Errorf("close: %v", err)
 		}
 		r.serving.Wait()
-		if kept, grown := keptBudget-srv.kept.left.Load(), growthBudget-srv.growth.left.Load(); kept != r.kept || grown != r.grown {
+		if kept, grown := keptBudget-srv.bodies.left.Load(), growthBudget-srv.windows.left.Load(); kept != r.kept || grown != r.grown {
 			t.Errorf("%d bytes of bodies and %d of windows are still counted after Close", kept-r.kept, grown-r.grown)
 		}
 		if n := srv.census.total; n != 0 {

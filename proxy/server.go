@@ -113,8 +113,8 @@ type Server struct {
 	encoding, eventEncoding budget // of encoders
 
 	stickyKey    []byte
-	growth       budget // of receive windows
-	kept         budget // of bodies for backends that do not take them
+	windows      budget // what receive windows grow by
+	bodies       budget // of bodies in HTTP/2 that wait for a backend
 	heldBodies   budget // of bodies that are kept to be sent again
 	mirrors      mirrors
 	copiedBodies budget    // of bodies for mirrors
@@ -165,8 +165,8 @@ func New(opts Options) (*Server, error) {
 		s.stickyKey = make([]byte, 32)
 		_, _ = rand.Read(s.stickyKey) // never fails
 	}
-	s.growth.give(growthBudget)
-	s.kept.give(keptBudget)
+	s.windows.give(growthBudget)
+	s.bodies.give(keptBudget)
 	s.heldBodies.give(heldBudget)
 	s.copiedBodies.give(copyBudget)
 	s.encoding.give(maxEncoders)
