@@ -16,7 +16,7 @@ const (
 	h2MaxStreams    = 100       // concurrent, by clients' count and by that of running handlers
 	h2StreamWindow  = 256 << 10 // bytes of a body that wait for a slow backend, per stream, at first
 	h2ConnWindow    = 512 << 10 // and for all streams of a connection
-	h2KeptBuffer    = 64 << 10  // buffer of a body that is kept while nothing is in it
+	h2KeptBuffer    = 32 << 10  // buffer of a body that stays although little is in it
 	h2MaxFrame      = 16 << 10  // the default, both ways: larger frames save nothing
 	h2MaxBlock      = 64 << 10  // a compressed field section, which mostly is smaller than the plain one
 	h2MaxPieces     = 16        // CONTINUATION frames of a section: four full ones hold h2MaxBlock

@@ -208,11 +208,8 @@ func (st *h2stream) Read(p []byte) (int, error) {
 		case st.off < len(st.in):
 			st.movedLocked()
 			n := copy(p, st.in[st.off:])
-			if st.off += n; st.off == len(st.in) {
-				if st.in, st.off = st.in[:0], 0; cap(st.in) > h2KeptBuffer {
-					st.in = nil // a body may pause for hours
-				}
-			}
+			st.off += n
+			st.shrink()
 			h.srv.kept(h.conn.tally).give(int64(n))
 			h.creditLocked(st, int64(n))
 			h.flushLocked()
@@ -224,6 +221,17 @@ func (st *h2stream) Read(p []byte) (int, error) {
 			return 0, nil
 		}
 		st.waitLocked()
+	}
+}
+
+// shrink gives back a buffer that little is left in: a body may pause for hours.
+func (st *h2stream) shrink() {
+	rest := st.in[st.off:]
+	switch large := cap(st.in) > h2KeptBuffer; {
+	case large && len(rest) <= cap(st.in)/4:
+		st.in, st.off = append(make([]byte, 0, 2*len(rest)), rest...), 0
+	case len(rest) == 0:
+		st.in, st.off = st.in[:0], 0
 	}
 }
 
