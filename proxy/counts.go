@@ -16,16 +16,16 @@ const (
 	limitCopied   // the copy was dropped
 	limitTarpits  // the bot was refused at once
 	limitPasswords
-	limits_ // how many there are
+	limitCount // how many there are
 )
 
 // limitNames are the words for limits in metrics.
-var limitNames = [limits_]string{
+var limitNames = [limitCount]string{
 	"connections", "streams", "http2_flood", "http3_flood", "upgrades", "encoders", "held_bodies", "copied_bodies", "tarpits", "password_queue",
 }
 
 // hits counts what limits have done since the start.
-type hits [limits_]atomic.Int64
+type hits [limitCount]atomic.Int64
 
 func (h *hits) at(l limit) { h[l].Add(1) }
 
@@ -50,7 +50,7 @@ type Counts struct {
 // Counts returns the counts of now.
 func (s *Server) Counts() Counts {
 	c := Counts{
-		Mirrors: s.MirrorCounts(), Refused: make(map[string]int64, len(pipeline)), Limits: make(map[string]int64, limits_),
+		Mirrors: s.MirrorCounts(), Refused: make(map[string]int64, len(pipeline)), Limits: make(map[string]int64, limitCount),
 		Windows: make(map[string]int64), Forgotten: make(map[string]int64),
 	}
 	for i, step := range pipeline {
