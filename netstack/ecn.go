@@ -15,13 +15,15 @@ import (
 type marks struct {
 	state   agreement
 	scale   uint8 // of the windows that the peer tells (RFC 7323 section 2.2)
+	plain   bool  // a SYN that does not ask was sent: what this side sends may not be marked
 	echo    bool  // a packet came with a mark, and the peer has not said that it knows
+	told    bool  // the peer reports marks: una is kept
 	reduced bool  // the next new data says that this side does
 
 	next   uint32 // the sequence number behind all that was sent
-	una    uint32 // the first that is not acknowledged, while there is a window
+	una    uint32 // the first that is not acknowledged, while told
 	cut    uint32 // what next was when the window was cut, which is done once a flight
-	window uint32 // what may be on its way in bytes; 0: what the peer says
+	window uint32 // what may be on its way in bytes, while told; 0: what the peer says
 }
 
 // agreement says how far both sides have come with it.
@@ -49,7 +51,7 @@ const minWindow = 2
 // held.
 func (x *streams) dial(key flowKey, f *stream, h *tcpHeaders, now time.Time) *stream {
 	if f != nil && (f.mark.state == asking || f.mark.state == retrying) && f.mark.next == h.end() {
-		f.mark.state = retrying // section 6.1.1.1
+		f.mark.state, f.mark.plain = retrying, true // section 6.1.1.1
 		return f
 	}
 	x.drop(key, f)
@@ -99,7 +101,9 @@ func (m *marks) send(h *tcpHeaders) {
 		return
 	}
 	if h.size > 0 && !after(m.next, h.seq()) {
-		h.setMark(markable)
+		if !m.plain {
+			h.setMark(markable)
+		}
 		if m.reduced {
 			m.reduced = false
 			h.setFlags(flagCWR)
@@ -122,17 +126,38 @@ func (m *marks) receive(h *tcpHeaders, segment uint32) {
 	if h.size > 0 {
 		m.echo = m.echo && h.flags()&flagCWR == 0 || h.mark() == markCongested
 	}
-	number := h.number()
-	if m.window > 0 && after(number, m.una) {
-		m.grow(number-m.una, segment)
-		m.una = number
-	}
-	if h.flags()&flagECE != 0 && !after(number, m.next) && (m.window == 0 || !after(m.cut, number)) {
-		m.window = min(max((m.next-number)/2, minWindow*segment), tcpSendMax)
-		m.una, m.cut, m.reduced = number, m.next, true
+	if number := h.number(); !after(number, m.next) {
+		m.acknowledge(number, h.flags()&flagECE != 0, segment)
 	}
 	if m.window > 0 {
 		h.limitWindow((m.window + 1<<m.scale - 1) >> m.scale)
+	}
+}
+
+// acknowledge is for an acknowledgement, which reports a mark or does not.
+//
+// The window becomes half of what was on its way before it came, all of which it
+// may acknowledge. How much that was is known from the second report, which comes
+// soon, since the peer repeats it until it is told of the cut. It is told behind
+// cut, so that what acknowledges no more than that repeats a report of before.
+func (m *marks) acknowledge(number uint32, report bool, segment uint32) {
+	if !m.told {
+		if report {
+			m.told, m.una = true, number
+		}
+		return
+	}
+	flight := m.next - m.una
+	if after(number, m.una) {
+		m.told = report || m.window > 0
+		if m.window > 0 {
+			m.grow(number-m.una, segment)
+		}
+		m.una = number
+	}
+	if report && flight > 0 && (m.window == 0 || after(number, m.cut)) {
+		m.window = min(max(flight/2, minWindow*segment), tcpSendMax)
+		m.told, m.cut, m.reduced = true, m.next, true
 	}
 }
 
@@ -141,7 +166,7 @@ func (m *marks) receive(h *tcpHeaders, segment uint32) {
 func (m *marks) grow(acknowledged, segment uint32) {
 	m.window += max(uint32(uint64(segment)*uint64(min(acknowledged, m.window))/uint64(m.window)), 1)
 	if m.window >= tcpSendMax {
-		m.window = 0
+		m.window, m.told = 0, false
 	}
 }
 

@@ -107,22 +107,45 @@ func TestMarks(t *testing.T) {
 	slowed := []turn{ // by marks on the way of the stack's data
 		{"stack", stack(flagACK, start, there, make([]byte, 10000)), flagACK, markable, 0},
 		{"peer", peer(flagACK, there, start+2000, nil), flagACK, 0, 0xffff},
-		{"peer", peer(flagACK|flagECE, there, start+2000, nil), flagACK | flagECE, 0, 4000},
-		{"peer", peer(flagACK|flagECE, there, start+4000, nil), flagACK | flagECE, 0, 4500}, // once a flight; a segment more for each window
-		{"stack", stack(flagACK, start+4000, there, data), flagACK, 0, 0},                   // repeated
-		{"stack", stack(flagACK, start+10000, there, data), flagACK | flagCWR, markable, 0}, // new
+		{"peer", peer(flagACK|flagECE, there, start+2000, nil), flagACK | flagECE, 0, 0xffff}, // of how much is not known
+		{"peer", peer(flagACK|flagECE, there, start+4000, nil), flagACK | flagECE, 0, 4000},   // of 8000
+		{"peer", peer(flagACK|flagECE, there, start+6000, nil), flagACK | flagECE, 0, 4500},   // once a flight; a segment more for each window
+		{"stack", stack(flagACK, start+4000, there, data), flagACK, 0, 0},                     // repeated
+		{"stack", stack(flagACK, start+10000, there, data), flagACK | flagCWR, markable, 0},   // new
 		{"stack", stack(flagACK, start+11000, there, data), flagACK, markable, 0},
-		{"peer", window(1000, peer(flagACK, there, start+12000, nil)), flagACK, 0, 1000}, // the peer has less room
-		{"peer", peer(flagACK, there, start+12000, nil), flagACK, 0, 5500},
-		{"stack", stack(flagACK, start+12000, there, data), flagACK, markable, 0},
-		{"peer", peer(flagACK|flagECE, there, start+13000, nil), flagACK | flagECE, 0, 2000}, // the least
-		{"stack", stack(flagACK, start+13000, there, data), flagACK | flagCWR, markable, 0},
+		{"peer", peer(flagACK|flagECE, there, start+10000, nil), flagACK | flagECE, 0, 5388}, // the last of that flight, before the peer knows
+		{"peer", window(1000, peer(flagACK, there, start+12000, nil)), flagACK, 0, 1000},     // the peer has less room
+		{"peer", peer(flagACK, there, start+12000, nil), flagACK, 0, 5759},
+		{"stack", stack(flagACK, start+12000, there, make([]byte, 10000)), flagACK, markable, 0},
+		{"peer", peer(flagACK|flagECE, there, start+22000, nil), flagACK | flagECE, 0, 5000},  // all at once
+		{"peer", peer(flagACK|flagECE, there, start+22000, data), flagACK | flagECE, 0, 5000}, // nothing is on its way
+		{"stack", stack(flagACK, start+22000, there+1000, data), flagACK | flagCWR, markable, 0},
+		{"peer", peer(flagACK|flagECE, there+1000, start+99000, nil), flagACK | flagECE, 0, 5000}, // never sent
+		{"peer", peer(flagACK|flagECE, there+1000, start+23000, nil), flagACK | flagECE, 0, 2000}, // the least
+		{"stack", stack(flagACK, start+23000, there+1000, data), flagACK | flagCWR, markable, 0},
+	}
+	requests := []turn{ // each answer is acknowledged at once
+		{"stack", stack(flagACK, start, there, make([]byte, 20000)), flagACK, markable, 0},
+		{"peer", peer(flagACK|flagECE, there, start+20000, data), flagACK | flagECE, 0, 0xffff},
+		{"peer", peer(flagACK|flagECE, there+1000, start+20000, data), flagACK | flagECE, 0, 0xffff},
+		{"stack", stack(flagACK, start+20000, there+2000, make([]byte, 20000)), flagACK, markable, 0},
+		{"peer", peer(flagACK|flagECE, there+2000, start+40000, data), flagACK | flagECE, 0, 10000},
+		{"stack", stack(flagACK, start+40000, there+3000, make([]byte, 10000)), flagACK | flagCWR, markable, 0},
+		{"peer", peer(flagACK, there+3000, start+50000, data), flagACK, 0, 11000},
+	}
+	single := []turn{ // a peer that forgets
+		{"stack", stack(flagACK, start, there, make([]byte, 20000)), flagACK, markable, 0},
+		{"peer", peer(flagACK|flagECE, there, start+2000, nil), flagACK | flagECE, 0, 0xffff},
+		{"peer", peer(flagACK, there, start+4000, nil), flagACK, 0, 0xffff},
+		{"peer", peer(flagACK|flagECE, there, start+6000, nil), flagACK | flagECE, 0, 0xffff},
 	}
 	for name, c := range map[string][][]turn{
-		"told, dialed":     {dialed, told},
-		"told, accepted":   {accepted, told},
-		"slowed, dialed":   {dialed, slowed},
-		"slowed, accepted": {accepted, slowed},
+		"told, dialed":                     {dialed, told},
+		"told, accepted":                   {accepted, told},
+		"slowed, dialed":                   {dialed, slowed},
+		"slowed, accepted":                 {accepted, slowed},
+		"answers, each acknowledged whole": {accepted, requests},
+		"a mark that is told once":         {dialed, single},
 		"a peer that does not want it": {{
 			{"stack", stack(flagSYN, start-1, 0, nil), ask, 0, 0},
 			{"peer", peer(flagSYN|flagACK, there-1, start, nil), flagSYN | flagACK, 0, 0},
@@ -145,7 +168,10 @@ func TestMarks(t *testing.T) {
 			{"stack", stack(flagSYN, start-1, 0, nil), flagSYN, 0, 0},
 			{"peer", peer(flagSYN|flagACK|flagECE, there-1, start, nil), flagSYN | flagACK | flagECE, 0, 0}, // the first one
 			{"stack", stack(flagACK, start, there, nil), flagACK, 0, 0},
-		}, told},
+			{"stack", stack(flagACK, start, there, data), flagACK, 0, 0}, // may not be marked (section 6.1.1)
+			{"peer", marked(markCongested, peer(flagACK, there, start+1000, data)), flagACK, markCongested, 0},
+			{"stack", stack(flagACK, start+1000, there+1000, nil), flagACK | flagECE, 0, 0},
+		}},
 		"a connection in place of another": {{
 			{"stack", stack(flagSYN, start-90001, 0, nil), ask, 0, 0},
 		}, dialed, told},
@@ -154,7 +180,16 @@ func TestMarks(t *testing.T) {
 			{"peer", tcpPacket(false, flagSYN|flagACK|flagECE, there-1, start, scale, nil), flagSYN | flagACK | flagECE, 0, 0},
 			{"stack", stack(flagACK, start, there, nil), flagACK, 0, 0},
 			{"stack", stack(flagACK, start, there, make([]byte, 60000)), flagACK, markable, 0},
+			{"peer", peer(flagACK|flagECE, there, start, nil), flagACK | flagECE, 0, 0xffff},
 			{"peer", peer(flagACK|flagECE, there, start, nil), flagACK | flagECE, 0, 235}, // 30,000 / 128
+		}},
+		"a scale that the stack does not agree to": {{ // it answers so when many half open connections wait
+			{"peer", tcpPacket(false, ask, there-1, 0, scale, nil), ask, 0, 0},
+			{"stack", stack(flagSYN|flagACK, start-1, there, nil), flagSYN | flagACK | flagECE, 0, 0},
+			{"peer", peer(flagACK, there, start, nil), flagACK, 0, 0},
+			{"stack", stack(flagACK, start, there, make([]byte, 60000)), flagACK, markable, 0},
+			{"peer", peer(flagACK|flagECE, there, start, nil), flagACK | flagECE, 0, 0xffff},
+			{"peer", peer(flagACK|flagECE, there, start, nil), flagACK | flagECE, 0, 30000},
 		}},
 		"after the end": {dialed, {
 			{"stack", stack(flagRST, start, 0, nil), flagRST, 0, 0},
@@ -196,6 +231,7 @@ func TestMarksAreForgotten(t *testing.T) {
 	seq := uint32(1)
 	send := func() { w.out(t, tcpPacket(true, flagACK, seq, 1, nil, make([]byte, 60000))); seq += 60000 }
 	send()
+	w.in(tcpPacket(false, flagACK|flagECE, 1, 1, nil, nil))
 	w.in(tcpPacket(false, flagACK|flagECE, 1, 1, nil, nil))
 	if n := w.watched.Load(); n != 1 {
 		t.Fatalf("%d are watched", n)
@@ -312,6 +348,7 @@ func TestMarksOfAConnection(t *testing.T) {
 		t.Fatalf("%d packets, %d of them with a window reduced", n, cwr)
 	}
 	base := g.ack
+	g.write(flagACK|flagECE, nil)
 	g.ack = base + segment
 	g.write(flagACK|flagECE, nil)
 	if cwr, n := flight(); cwr+n > 0 {

@@ -113,6 +113,9 @@ func (x *streams) send(to *wireguard.Peer, pkt *stack.PacketBuffer, h *tcpHeader
 	if f == nil {
 		return nil, true
 	}
+	if h.flags()&flagSYN != 0 {
+		f.offered(h)
+	}
 	f.mark.send(h)
 	f.acked = h.number()
 	if h.flags()&flagFIN != 0 {
@@ -172,26 +175,43 @@ func (x *streams) incoming(h *tcpHeaders, segment uint32) {
 	x.watch(f)
 }
 
-// greeted reads the options that the peer opened its side with.
+// greeted is for a SYN of the peer.
 func (f *stream) greeted(h *tcpHeaders) {
+	f.mark.scale, _, f.gap.wanted = h.greeting()
+}
+
+// offered is for a SYN of the stack. If it answers one of the peer, what it does not
+// have as well counts for neither: the stack leaves out much while many connections
+// are half open.
+func (f *stream) offered(h *tcpHeaders) {
+	_, scaled, selective := h.greeting()
+	if !scaled {
+		f.mark.scale = 0
+	}
+	f.gap.wanted = f.gap.wanted && selective
+}
+
+// greeting reads the options of a SYN: the scale of windows, and whether there is
+// one; and whether selective acknowledgements are wanted.
+func (h *tcpHeaders) greeting() (scale uint8, scaled, selective bool) {
 	const endOfList, noOperation, windowScale, sackPermitted = 0, 1, 3, 4
-	f.mark.scale, f.gap.wanted = 0, false
 	for o := h.tcp[tcpHeader:]; len(o) > 0 && o[0] != endOfList; {
 		if o[0] == noOperation {
 			o = o[1:]
 			continue
 		}
 		if len(o) < 2 || o[1] < 2 || int(o[1]) > len(o) {
-			return
+			break
 		}
 		switch {
 		case o[0] == windowScale && o[1] == 3:
-			f.mark.scale = min(o[2], 14) // RFC 7323 section 2.3
+			scale, scaled = min(o[2], 14), true // RFC 7323 section 2.3
 		case o[0] == sackPermitted:
-			f.gap.wanted = true
+			selective = true
 		}
 		o = o[o[1]:]
 	}
+	return scale, scaled, selective
 }
 
 // find returns what is known of a flow, nil if nothing is. mu is held.
@@ -235,7 +255,7 @@ func (x *streams) drop(key flowKey, f *stream) {
 // watch sees to it that every packet of a flow is looked at, while that matters.
 // mu is held.
 func (x *streams) watch(f *stream) {
-	if matters := f.ended || f.mark.window > 0; matters != f.watched {
+	if matters := f.ended || f.mark.told; matters != f.watched {
 		x.unwatch(f)
 		if f.watched = matters; matters {
 			x.watched.Add(1)
