@@ -43,7 +43,7 @@ const ackOptions = 12
 func (x *streams) delay(to *wireguard.Peer, f *stream, pkt *stack.PacketBuffer, h *tcpHeaders, full uint32, now time.Time) (before *wireguard.Burst, ok bool) {
 	number, a := h.number(), &f.ack
 	a.speaks = (a.speaks || h.size > 0) && h.flags()&flagSYN == 0
-	pure := h.size == 0 && h.flags()&^flagPSH == flagACK
+	pure := h.size == 0 && h.flags()&^(flagPSH|flagECE) == flagACK
 	switch {
 	case pure && a.size > 0 && number == a.held:
 		// It reports a gap, a window, or that this side is alive. A sender counts
@@ -51,7 +51,7 @@ func (x *streams) delay(to *wireguard.Peer, f *stream, pkt *stack.PacketBuffer, 
 		before = to.NewBurst(a.size)
 		a.release(before)
 		return before, true
-	case pure && a.speaks && !f.ended && number != a.sent && number-a.sent <= full && len(h.tcp) <= tcpHeader+ackOptions:
+	case pure && h.flags()&flagECE == 0 && a.speaks && !f.ended && number != a.sent && number-a.sent <= full && len(h.tcp) <= tcpHeader+ackOptions:
 		return nil, !x.hold(to, a, pkt, number, now)
 	}
 	a.sent, a.size = number, 0

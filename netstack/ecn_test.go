@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"net"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -418,4 +419,60 @@ func FuzzStreams(f *testing.F) {
 			t.Fatalf("%d are watched, %d are counted", n, w.watched.Load())
 		}
 	})
+}
+
+// A flow that was silent is known while there is no room for it among those that
+// are not, and forgotten with its end.
+func TestMarksInAFullTable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWatched(t)
+		w.out(t, tcpPacket(true, flagSYN, 0, 0, nil, nil))
+		w.in(tcpPacket(false, flagSYN|flagACK|flagECE, 0, 1, nil, nil))
+		w.out(t, tcpPacket(true, flagACK|flagFIN, 1, 1, nil, nil))
+		time.Sleep(streamAge + 1)
+		other := func(flags byte, port uint16) {
+			p := tcpPacket(true, flags, 1, 1, nil, []byte("data"))
+			binary.BigEndian.PutUint16(p[ipv4Header+2:], port)
+			w.write(p)
+		}
+		for i := range uint16(maxStreams) {
+			other(flagACK, 2000+i)
+		}
+		if got := w.in(marked(markCongested, tcpPacket(false, flagACK, 1, 2, nil, []byte("data")))); len(got) == 0 {
+			t.Fatal("nothing comes")
+		}
+		if got := w.out(t, tcpPacket(true, flagACK, 2, 5, nil, nil)); got[ipv4Header+13] != flagACK|flagECE {
+			t.Errorf("flags %#x", got[ipv4Header+13])
+		}
+		w.out(t, tcpPacket(true, flagRST, 2, 5, nil, nil))
+		if n := w.watched.Load(); n != 0 {
+			t.Errorf("%d are watched", n)
+		}
+		other(flagRST, 2000) // makes room
+		if got := w.out(t, tcpPacket(true, flagACK, 1, 1, nil, []byte("data"))); got[1]&markBits != 0 {
+			t.Error("marked by the word of a connection before")
+		}
+	})
+}
+
+// A repeated acknowledgement that reports a mark is one more than the first.
+func TestMarksAndWaitingAcks(t *testing.T) {
+	w := newWatched(t)
+	w.in(tcpPacket(false, ask, 0, 0, nil, nil))
+	w.out(t, tcpPacket(true, flagSYN|flagACK, 0, 1, nil, nil))
+	w.out(t, tcpPacket(true, flagACK, 1, 1, nil, []byte("data")))
+	w.in(tcpPacket(false, flagACK, 1, 5, nil, []byte("data")))
+	if got := w.out(t, tcpPacket(true, flagACK, 5, 5, nil, nil)); got != nil {
+		t.Fatal("it does not wait")
+	}
+	w.in(marked(markCongested, tcpPacket(false, flagACK, 9, 5, nil, []byte("behind a gap"))))
+	pkt := fromStack4(tcpPacket(true, flagACK, 5, 5, nil, nil))
+	defer pkt.DecRef()
+	h := tcpHeaders{ip: pkt.NetworkHeader().Slice(), tcp: pkt.TransportHeader().Slice()}
+	w.mu.Lock()
+	before, ok := w.send(w.to, pkt, &h, 1420)
+	w.mu.Unlock()
+	if before == nil || !ok || h.flags() != flagACK|flagECE {
+		t.Errorf("before: %v, sent: %v, flags %#x", before != nil, ok, h.flags())
+	}
 }

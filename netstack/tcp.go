@@ -223,8 +223,8 @@ func (x *streams) find(key flowKey, now time.Time) *stream {
 		x.young, x.old, x.born = make(map[flowKey]*stream), x.young, now
 	}
 	f := x.young[key]
-	if f == nil && len(x.old) > 0 && len(x.young) < maxStreams {
-		if f = x.old[key]; f != nil {
+	if f == nil && len(x.old) > 0 {
+		if f = x.old[key]; f != nil && len(x.young) < maxStreams {
 			delete(x.old, key)
 			x.young[key] = f
 		}
@@ -249,6 +249,7 @@ func (x *streams) drop(key flowKey, f *stream) {
 		f.ack.size = 0
 		x.unwatch(f)
 		delete(x.young, key)
+		delete(x.old, key)
 	}
 }
 
