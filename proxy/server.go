@@ -332,7 +332,9 @@ func (s *Server) start(nc net.Conn, secure bool) {
 	s.running.Add(1)
 	s.mu.Unlock()
 	go func() {
-		growStack(false)
+		if secure {
+			growStack(false)
+		}
 		defer s.running.Done()
 		defer s.survive("connection", func() { _ = c.Close() })
 		if secure && !c.handshake() {

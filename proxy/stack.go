@@ -1,6 +1,7 @@
 package proxy
 
-// stackRoom is what a handshake, or a request, needs of the stack.
+// stackRoom is what a handshake needs of the stack. Requests without TLS need less, and
+// their connections may idle for long.
 const stackRoom = 12 << 10
 
 // growStack has the stack of the goroutine grow once to what will be needed. By itself
