@@ -48,9 +48,11 @@ type stream struct {
 	over    bool   // the peer has
 	watched bool   // it is one of streams.watched
 
-	ack  delayed
-	mark marks
-	gap  gaps
+	ack    delayed
+	mark   marks
+	gap    gaps
+	ours   edge // of the stack's window
+	theirs edge // of the peer's
 }
 
 // tcpHeaders are the headers of a packet, in place, and the size of its payload.
@@ -116,12 +118,12 @@ func (x *streams) send(to *wireguard.Peer, pkt *stack.PacketBuffer, h *tcpHeader
 	if h.flags()&flagSYN != 0 {
 		f.offered(h)
 	}
+	f.theirs.fit(h)
+	f.ours.tell(h)
 	f.mark.send(h)
 	f.acked = h.number()
-	if h.flags()&flagFIN != 0 {
-		f.ended = true
-		x.watch(f)
-	}
+	f.ended = f.ended || h.flags()&flagFIN != 0
+	x.watch(f)
 	before, ok = x.delay(to, f, pkt, h, full, now)
 	if ok && f.ended {
 		var room [ipv6Header + tcpHeader + maxOptions]byte
@@ -140,7 +142,7 @@ func (x *streams) send(to *wireguard.Peer, pkt *stack.PacketBuffer, h *tcpHeader
 // have been verified and are not kept right.
 func (x *streams) incoming(h *tcpHeaders, segment uint32) {
 	const turn = flagSYN | flagFIN | flagRST | flagECE | flagCWR
-	if h.flags()&turn == 0 && h.mark() != markCongested && x.watched.Load() == 0 {
+	if h.flags()&turn == 0 && h.mark() != markCongested && h.window() != 0 && x.watched.Load() == 0 {
 		return
 	}
 	key := reverseKey(packetAddresses(h.ip), h.tcp)
@@ -168,6 +170,8 @@ func (x *streams) incoming(h *tcpHeaders, segment uint32) {
 	case flags&flagFIN != 0:
 		f.over, f.last = true, h.end()
 	}
+	f.ours.fit(h)
+	f.theirs.tell(h)
 	f.mark.receive(h, segment)
 	if f.ended {
 		f.gap.note(h, f.acked)
@@ -256,7 +260,7 @@ func (x *streams) drop(key flowKey, f *stream) {
 // watch sees to it that every packet of a flow is looked at, while that matters.
 // mu is held.
 func (x *streams) watch(f *stream) {
-	if matters := f.ended || f.mark.told; matters != f.watched {
+	if matters := f.ended || f.mark.told || f.ours.shut || f.theirs.shut; matters != f.watched {
 		x.unwatch(f)
 		if f.watched = matters; matters {
 			x.watched.Add(1)
