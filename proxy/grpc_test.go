@@ -239,8 +239,7 @@ func TestGRPCConnections(t *testing.T) {
 		addr := grpcBackend(t, &grpcService{})
 		var dials atomic.Int32
 		let := make(chan struct{})
-		var r *rig
-		r = newRig(t, site(addr), func(o *Options, _ *limits) {
+		r := newRig(t, site(addr), func(o *Options, _ *limits) {
 			dial := o.Dial
 			o.Dial = func(ctx context.Context, network string, addr netip.AddrPort) (net.Conn, error) {
 				dials.Add(1)

@@ -14,7 +14,7 @@ import (
 // and so has its default (RFC 9113, section 6.5.2).
 const (
 	h2MaxStreams    = 100       // concurrent, by clients' count and by that of running handlers
-	h2StreamWindow  = 256 << 10 // bytes of a body that wait for a slow backend, per stream, at first
+	h2StreamWindow  = 256 << 10 // bytes of a body that wait for a slow backend, per stream
 	h2ConnWindow    = 512 << 10 // and for all streams of a connection
 	h2KeptBuffer    = 32 << 10  // buffer of a body that stays although little is in it
 	h2MaxFrame      = 16 << 10  // the default, both ways: larger frames save nothing
@@ -65,11 +65,11 @@ type h2conn struct {
 	out      []byte // frames that wait to be written
 	writing  bool   // somebody writes, and will look at out again
 	room     sync.Cond
-	cleared  bool     // the encoder's empty table was announced
-	sendable int64    // what the client takes on all streams together
-	initial  int64    // what it takes on a new one
-	window   h2window // what we take on all streams together
-	trip     h2trip
+	cleared  bool  // the encoder's empty table was announced
+	sendable int64 // what the client takes on all streams together
+	initial  int64 // what it takes on a new one
+	window   int64 // what we take on all streams together
+	credit   int64 // used of window and not yet given back
 
 	draining bool // a GOAWAY was sent: no new streams
 	dead     bool // nothing can be read or written any more
@@ -90,7 +90,7 @@ func newH2conn(c *conn) *h2conn {
 		streams:  make(map[uint32]*h2stream),
 		sendable: h2DefaultWindow,
 		initial:  h2DefaultWindow,
-		window:   h2window{left: h2ConnWindow, size: h2ConnWindow},
+		window:   h2ConnWindow,
 	}
 	h.room.L = &h.mu
 	h.in.r = h.conn.Conn
@@ -302,7 +302,6 @@ func (h *h2conn) end(err error) {
 	h.room.Broadcast()
 	h.mu.Unlock()
 	h.workers.Wait()
-	h.srv.growth(h.conn.tally).give(h.window.size - h2ConnWindow)
 }
 
 // livingLocked returns a stream that is not lost, nil if there is none.
@@ -359,11 +358,7 @@ func (h *h2conn) tidy() {
 		return
 	}
 	now := time.Now()
-	limit := h.srv.limits.idle
-	if h.window.size > h2ConnWindow {
-		limit /= 8 // others may need what it was lent
-	}
-	if len(h.streams) == 0 && now.Sub(h.idle) >= limit {
+	if len(h.streams) == 0 && now.Sub(h.idle) >= h.srv.limits.idle {
 		h.drainLocked(http2.ErrCodeNo)
 		h.finishLocked()
 	}

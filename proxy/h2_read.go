@@ -56,8 +56,6 @@ func (h *h2conn) handle(f http2.Frame) error {
 	case *http2.PingFrame:
 		if !f.IsAck() {
 			h.out = appendPing(h.queueLocked(), f.Data)
-		} else if h.tripLocked(f.Data) {
-			return nil
 		}
 	case *http2.PriorityFrame:
 		if f.StreamDep == f.StreamID {
@@ -169,7 +167,7 @@ func (h *h2conn) handleData(f *http2.DataFrame) error {
 	if h.idleLocked(f.StreamID) {
 		return http2.ConnectionError(http2.ErrCodeProtocol)
 	}
-	if h.window.left -= size; h.window.left < 0 {
+	if h.window -= size; h.window < 0 {
 		return http2.ConnectionError(http2.ErrCodeFlowControl)
 	}
 	if len(data) == 0 && !f.StreamEnded() {
@@ -185,7 +183,7 @@ func (h *h2conn) handleData(f *http2.DataFrame) error {
 		}
 		return http2.StreamError{StreamID: f.StreamID, Code: http2.ErrCodeStreamClosed}
 	}
-	if st.window.left -= size; st.window.left < 0 {
+	if st.window -= size; st.window < 0 {
 		h.creditLocked(nil, size)
 		return http2.StreamError{StreamID: f.StreamID, Code: http2.ErrCodeFlowControl}
 	}
@@ -214,18 +212,18 @@ func (h *h2conn) handleData(f *http2.DataFrame) error {
 // creditLocked gives back n bytes of the windows once that is worth a frame; st
 // is nil where only the connection's counts.
 func (h *h2conn) creditLocked(st *h2stream, n int64) {
-	if st != nil {
-		h.window.taken += n
-	}
-	if h.window.credit += n; h.window.credit >= h.window.size/4 {
-		h.giveLocked(nil)
+	if h.credit += n; h.credit >= h2ConnWindow/4 {
+		h.out = appendWindowUpdate(h.queueLocked(), 0, uint32(h.credit))
+		h.window += h.credit
+		h.credit = 0
 	}
 	if st == nil || st.inEnd || st.lost != nil {
 		return
 	}
-	st.window.taken += n
-	if st.window.credit += n; st.window.credit >= st.window.size/4 {
-		h.giveLocked(st)
+	if st.credit += n; st.credit >= h2StreamWindow/4 {
+		h.out = appendWindowUpdate(h.queueLocked(), st.id, uint32(st.credit))
+		st.window += st.credit
+		st.credit = 0
 	}
 }
 

@@ -27,7 +27,8 @@ type h2stream struct {
 	off     int
 	inEnd   bool  // the client has sent its end
 	expects int64 // bytes that its length still promises; below 0 if it has none
-	window  h2window
+	window  int64 // bytes that it may send
+	credit  int64 // read, and not yet given back
 
 	sendable    int64 // bytes that the client takes
 	outEnd      bool  // our end was sent
@@ -55,7 +56,7 @@ var (
 
 func (h *h2conn) newStream(id uint32) *h2stream {
 	st := h.srv.h2streams.Get().(*h2stream)
-	st.h, st.id, st.window = h, id, h2window{left: h2StreamWindow, size: h2StreamWindow}
+	st.h, st.id, st.window = h, id, h2StreamWindow
 	st.wake.L = &h.mu
 	st.bridge = h.srv.newBridge(&h.origin, st)
 	return st
@@ -224,6 +225,9 @@ func (st *h2stream) Read(p []byte) (int, error) {
 	}
 }
 
+// unread is how much is kept of a body. The lock of the connection is held.
+func (st *h2stream) unread() int64 { return int64(len(st.in) - st.off) }
+
 // shrink gives back a buffer that little is left in: a body may pause for hours.
 func (st *h2stream) shrink() {
 	rest := st.in[st.off:]
@@ -241,7 +245,8 @@ func (st *h2stream) shrink() {
 // what was read: the buffer is at most half as large again as the window.
 func (st *h2stream) keepLocked(data []byte) {
 	fits := func() bool { return len(st.in)+len(data) <= cap(st.in) }
-	unread, most := len(st.in)-st.off, int(st.window.size+st.window.size/2)
+	const most = h2StreamWindow * 3 / 2
+	unread := len(st.in) - st.off
 	if !fits() && (st.off > unread || cap(st.in) >= most) {
 		st.in, st.off = st.in[:copy(st.in, st.in[st.off:])], 0
 	}

@@ -18,8 +18,9 @@ import (
 const (
 	maxStreams     = 100       // requests at once, as on HTTP/2
 	maxUniStreams  = 8         // control and two of QPACK; clients open a few that mean nothing
-	streamWindow   = 64 << 10  // of one stream at first; it grows where a body flows fast
+	streamWindow   = 256 << 10 // of one stream
 	connWindow     = 256 << 10 // of all streams of a connection, at first
+	connCeiling    = 1 << 20   // likewise, at last
 	maxUnvalidated = 100       // handshakes with addresses that may be forged; beyond it they are asked to prove it
 	connIDLength   = 8         // too long to meet another's by guessing
 )
@@ -100,10 +101,9 @@ func (s *Server) quicConfig() *quic.Config {
 		HandshakeIdleTimeout:           s.limits.handshake / 2,
 		MaxIdleTimeout:                 s.limits.quicIdle,
 		InitialStreamReceiveWindow:     streamWindow,
-		MaxStreamReceiveWindow:         streamWindowMost,
+		MaxStreamReceiveWindow:         streamWindow,
 		InitialConnectionReceiveWindow: connWindow,
-		MaxConnectionReceiveWindow:     connWindowMost,
-		AllowConnectionWindowIncrease:  s.growQUIC,
+		MaxConnectionReceiveWindow:     connCeiling,
 		MaxIncomingStreams:             maxStreams,
 		MaxIncomingUniStreams:          maxUniStreams,
 		// A WebSocket that is cut may have had a last word.
@@ -121,18 +121,6 @@ type visitor struct {
 	addr       netip.Addr
 	born       time.Time
 	unverified atomic.Bool
-	grown      atomic.Int64 // lent to the windows of the connection
-}
-
-// growQUIC decides whether the window of a connection grows. quic-go asks for it where
-// one was used up within a few round trips.
-func (s *Server) growQUIC(qc *quic.Conn, n uint64) bool {
-	v, ok := qc.Context().Value(visitorKey{}).(*visitor)
-	if !ok || !s.growth(v.tally).take(int64(n)) {
-		return false
-	}
-	v.grown.Add(int64(n))
-	return true
 }
 
 type visitorKey struct{}
@@ -175,7 +163,6 @@ func (v *visitor) verified() {
 
 func (v *visitor) leave() {
 	v.verified()
-	v.door.srv.growth(v.tally).give(v.grown.Swap(0))
 	v.door.srv.census.leave(v.addr)
 	v.door.srv.running.Done()
 }

@@ -107,7 +107,7 @@ type tally struct {
 	requests atomic.Int32 // in streams: HTTP/1.1 has one to a connection
 
 	// What its requests hold of the budgets of those names.
-	heldBodies, copiedBodies, encoders, eventEncoders, windows, bodies atomic.Int64
+	heldBodies, copiedBodies, encoders, eventEncoders, bodies atomic.Int64
 
 	key netip.Addr
 }

@@ -2,5 +2,5 @@
 
 package proxy
 
-// raceEnabled tells tests that measure memory or speed that the figures mean nothing.
+// raceEnabled tells tests that measure memory that the figures mean nothing.
 const raceEnabled = true

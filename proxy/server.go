@@ -113,7 +113,6 @@ type Server struct {
 	encoding, eventEncoding budget // of encoders
 
 	stickyKey    []byte
-	windows      budget // what receive windows grow by
 	bodies       budget // of bodies in HTTP/2 that wait for a backend
 	heldBodies   budget // of bodies that are kept to be sent again
 	mirrors      mirrors
@@ -165,7 +164,6 @@ func New(opts Options) (*Server, error) {
 		s.stickyKey = make([]byte, 32)
 		_, _ = rand.Read(s.stickyKey) // never fails
 	}
-	s.windows.give(growthBudget)
 	s.bodies.give(keptBudget)
 	s.heldBodies.give(heldBudget)
 	s.copiedBodies.give(copyBudget)
