@@ -29,7 +29,7 @@ func sockets(t testing.TB, stall time.Duration) (*socket, *net.TCPConn) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { near.Close(); far.Close() })
-	s := newSocket(near, stall)
+	s := &socket{Conn: near, stall: stall, host: newHostSocket(near)}
 	if s.host == nil {
 		t.Fatal("a TCP socket of this host is not taken for one")
 	}
