@@ -193,7 +193,7 @@ func ParseDNSList(field, s string) ([]netip.Addr, error) {
 // or a bare date, which means the end of that day in UTC.
 func ParseExpiry(field, s string) (time.Time, error) {
 	s = strings.TrimSpace(s)
-	if t, err := time.Parse(time.DateOnly, s); err == nil {
+	if t, err := time.Parse(time.DateOnly, s); err == nil && t.Year() >= 1 {
 		return t.Add(24*time.Hour - time.Second), nil
 	}
 	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", time.DateTime, "2006-01-02T15:04", "2006-01-02 15:04"} {
