@@ -56,8 +56,8 @@ func (s *socket) write(p []byte) (int, error) {
 // makes it look for another thread during a long one, as those are that carry data
 // all the way to a reader on the same host.
 //
-// Clients over TLS have one. Without TLS there is nothing to gain: on full cores the
-// CPU is the same, and the slowest of a hundred answers were half as late again.
+// Backends have one, and clients over TLS. Clients without TLS gain nothing: on full
+// cores the CPU is the same, and the slowest of a hundred answers come later.
 type hostSocket struct {
 	raw     syscall.RawConn
 	in, out half
