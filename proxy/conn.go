@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -110,6 +111,12 @@ func (c *conn) nextHead() error {
 		return io.EOF
 	}
 	c.in.shrink()
+	if c.body.src != nil {
+		// A client on the same host asks again at once, and its backend there answers
+		// at once, so that nothing here ever waits: such a connection would hold its
+		// processor until it is preempted (10 ms), and others behind it with it.
+		runtime.Gosched()
+	}
 	c.wait = c.srv.limits.idle
 	for range 4 { // empty lines before a request line are ignored, within reason
 		if len(c.in.buffered()) == 0 {
