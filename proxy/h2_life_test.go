@@ -367,3 +367,36 @@ func TestH2KillLate(t *testing.T) {
 		}
 	}
 }
+
+// TestH2SmallerWindow has a client make its windows smaller than what has been sent on
+// a stream, so that the window of that is below zero: an end needs none (RFC 9113,
+// section 6.9.2).
+func TestH2SmallerWindow(t *testing.T) {
+	half := strings.Repeat("x", 20_000)
+	end := make(chan struct{})
+	addr := backend(t, func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, half)
+		_ = http.NewResponseController(w).Flush()
+		<-end
+	})
+	c := newRig(t, site(addr)).h2()
+	c.request(1, plainGET, true)
+	for n := 0; n < len(half); {
+		e := c.next()
+		if e.err != nil {
+			t.Fatal(e.err)
+		}
+		n += len(e.data)
+	}
+	c.try(c.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 10}))
+	c.try(c.WritePing(false, [8]byte{1}))
+	for e := c.next(); e.Type != http2.FramePing; e = c.next() { // the settings are taken
+		if e.err != nil {
+			t.Fatal(e.err)
+		}
+	}
+	close(end)
+	if data, how := c.body(1); data != "" || how != "end" {
+		t.Errorf("%d bytes more, %s", len(data), how)
+	}
+}

@@ -106,8 +106,9 @@ func (st *h2stream) WriteBody(p []byte, end bool) error {
 		if err := st.roomLocked(); err != nil {
 			return err
 		}
-		n := int(min(int64(len(p)), st.sendable, h.sendable, h2MaxFrame))
-		if n <= 0 && len(p) > 0 {
+		// A window that the client has made smaller may be below zero.
+		n := int(max(0, min(int64(len(p)), st.sendable, h.sendable, h2MaxFrame)))
+		if n == 0 && len(p) > 0 {
 			h.flushLocked()
 			if min(st.sendable, h.sendable) <= 0 && st.lost == nil {
 				if st.blocked.IsZero() {
