@@ -194,16 +194,17 @@ func (h *h2conn) handleData(f *http2.DataFrame) error {
 			return http2.StreamError{StreamID: f.StreamID, Code: http2.ErrCodeProtocol}
 		}
 	}
-	st.inEnd = f.StreamEnded()
-	h.creditLocked(st, size-int64(len(data))) // padding
-	switch n := int64(len(data)); {
-	case st.answered():
-		h.creditLocked(nil, n) // nobody reads it any more
-	case !h.srv.kept(h.conn.tally).take(n):
-		h.creditLocked(nil, n)
+	wanted := !st.answered() // else nobody reads it any more
+	if wanted && !h.srv.kept(h.conn.tally).take(int64(len(data))) {
+		h.creditLocked(nil, size)
 		return http2.StreamError{StreamID: f.StreamID, Code: http2.ErrCodeEnhanceYourCalm}
-	default:
+	}
+	st.inEnd = f.StreamEnded()                // now that no byte before it is missing
+	h.creditLocked(st, size-int64(len(data))) // padding
+	if wanted {
 		st.keepLocked(data)
+	} else {
+		h.creditLocked(nil, int64(len(data)))
 	}
 	st.wake.Broadcast()
 	return nil

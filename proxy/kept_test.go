@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"net"
@@ -10,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"golang.org/x/net/http2"
 )
 
 // meteredListener is a listener, and its connections, that count what is read of them.
@@ -205,4 +208,40 @@ func TestUploadsKept(t *testing.T) {
 		t.Errorf("%d are whole, %d answered, %d refused", whole.Load(), answered.Load(), refused.Load())
 	}
 	eventually(t, "all of the budget is there", func() bool { return r.srv.bodies.left.Load() == room })
+}
+
+// TestUploadRefusedWhole: a body whose last bytes find no room has not come to its end,
+// whoever looks between that and the reset of its stream.
+func TestUploadRefusedWhole(t *testing.T) {
+	r := newRig(t, site(netip.MustParseAddrPort("127.0.0.1:1")))
+	c := &conn{srv: r.srv, tally: new(tally), Conn: new(net.TCPConn)}
+	h := newH2conn(c)
+	var frames bytes.Buffer
+	client := http2.NewFramer(&frames, nil)
+	_ = client.WriteData(1, false, []byte("first"))
+	_ = client.WriteData(1, true, []byte("last"))
+	h.framer = http2.NewFramer(nil, &frames)
+	h.maxID = 1
+	st := h.newStream(1)
+	st.expects = unknownLength
+	h.streams[1] = st
+	defer func() { r.srv.kept(c.tally).give(st.unread()) }()
+	for i, want := range []http2.ErrCode{http2.ErrCodeNo, http2.ErrCodeEnhanceYourCalm} {
+		f, err := h.framer.ReadFrame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i == 1 {
+			left := r.srv.bodies.left.Load()
+			r.srv.bodies.left.Store(0)
+			defer r.srv.bodies.left.Store(left)
+		}
+		err = h.handleData(f.(*http2.DataFrame))
+		if refusal, _ := err.(http2.StreamError); refusal.Code != want {
+			t.Fatalf("frame %d: %v", i, err)
+		}
+	}
+	if b, ok := st.Take(maxInlineBody); ok {
+		t.Errorf("taken for the whole: %q", b)
+	}
 }
