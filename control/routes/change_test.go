@@ -120,6 +120,26 @@ func TestToggleAndDelete(t *testing.T) {
 	wantError(t, b.Delete(t.Context(), v.ID), model.KindNotFound, "")
 }
 
+// A port may be listened on after a route was led there: that route can still be
+// disabled and changed, and comes back once it leads elsewhere.
+func TestPortTakenLater(t *testing.T) {
+	b := newBench(t)
+	v := b.create(t, `{"domain":"a.example.com","target_port":3389}`)
+	b.create(t, `{"route_type":"l4","l4_protocol":"tcp","l4_listen_port":"3389","target_port":3390}`)
+	_, err := b.Update(t.Context(), v.ID, input(t, `{"description":"still there"}`))
+	wantError(t, err, model.KindInvalid, "target_port")
+	if _, err = b.Update(t.Context(), v.ID, input(t, `{"enabled":false}`)); err != nil {
+		t.Errorf("disable: %v", err)
+	}
+	_, err = b.Update(t.Context(), v.ID, input(t, `{"enabled":true}`))
+	wantError(t, err, model.KindInvalid, "target_port")
+	_, err = b.Toggle(t.Context(), v.ID)
+	wantError(t, err, model.KindInvalid, "target_port")
+	if _, err = b.Update(t.Context(), v.ID, input(t, `{"enabled":true,"target_port":3390}`)); err != nil {
+		t.Errorf("elsewhere: %v", err)
+	}
+}
+
 // orphaned stores a route as the deletion of its peer leaves it.
 func (b *bench) orphaned(t *testing.T) model.RouteID {
 	r := &model.Route{Type: model.RouteHTTP, Domain: "o.example.com", Target: model.Target{Addr: b.o.Tunnel.Addr().Next().Next(), Port: 80}}

@@ -72,7 +72,7 @@ func (s *Service) checkOwnPort(tx *store.Tx, field string, r *model.Route, port 
 		if err != nil {
 			return err
 		}
-		if other.ID != r.ID && other.Enabled && other.L4 != nil && other.L4.Network == network && other.L4.Ports.Contains(port) {
+		if other.ID != r.ID && r.Enabled && other.Enabled && other.L4 != nil && other.L4.Network == network && other.L4.Ports.Contains(port) {
 			bad.Add(field, "port %d of this host is the one that route %d listens on", port, other.ID)
 			return nil
 		}
