@@ -18,9 +18,6 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx) {
 	if s.draining.Load() || !streams && !c.keeps() {
 		ctx.SetConnectionClose()
 	}
-	if !streams && (ctx.Response.ConnectionClose() || ctx.Request.Header.ConnectionClose()) {
-		c.endsWith()
-	}
 }
 
 // pipeline is what may stand between a request and its backend, in this order:

@@ -3,7 +3,6 @@ package proxy
 import (
 	"net"
 	"sync"
-	"time"
 )
 
 // maxRecord is the longest content of a TLS record (RFC 8446, section 5.1).
@@ -21,40 +20,12 @@ type recordWriter struct {
 	mu        sync.Mutex // a reader may answer a message of the handshake
 	gathering bool
 	held      []byte
-
-	// Of the goroutine that sends: see endsWith.
-	last, holding bool
 }
 
-// A short answer that ends its connection waits for the alert that says so.
-const (
-	maxLast      = 4 << 10
-	lastOverhead = 256 // of its records, and the alert
-)
-
-// endsWith says that the connection ends with the next answer. If that is short, it
-// leaves in one call with the alert that nothing follows (RFC 8446, section 6.1).
-func (c *conn) endsWith() {
-	if c.records != nil {
-		c.records.last = true
-	}
-}
-
-// send writes bytes of an answer: at once, but for the last ones.
+// send writes bytes of an answer at once.
 func (c *conn) send(p []byte) (int, error) {
-	w := c.records
-	if w == nil || len(p) <= maxRecord && !w.last {
+	if c.records == nil || len(p) <= maxRecord {
 		return c.Conn.Write(p)
-	}
-	if w.last {
-		if len(p) <= maxLast && !w.holding {
-			w.holding = true
-			w.gather(make([]byte, 0, len(p)+lastOverhead))
-			return c.Conn.Write(p)
-		}
-		if err := w.flush(); err != nil {
-			return 0, err
-		}
 	}
 	buf := c.srv.records.Get().(*recordBuffer)
 	defer c.srv.records.Put(buf)
@@ -104,28 +75,6 @@ func (w *recordWriter) Write(p []byte) (int, error) {
 }
 
 // CloseWrite ends the sending direction.
-func (w *recordWriter) CloseWrite() error {
-	w.finish()
-	return closeWrite(w.socket)
-}
-
-// Close may be called while a write waits, to end it.
-func (w *recordWriter) Close() error {
-	w.finish()
-	return w.socket.Close()
-}
-
-// finish writes what was kept for the end. If somebody is writing, nothing was.
-func (w *recordWriter) finish() {
-	if !w.mu.TryLock() {
-		return
-	}
-	defer w.mu.Unlock()
-	if len(w.held) > 0 {
-		w.writeBy = time.Time{} // crypto/tls allows its alert less than an answer gets
-		_, _ = w.socket.Write(w.held)
-	}
-	w.gathering, w.held = false, nil
-}
+func (w *recordWriter) CloseWrite() error { return closeWrite(w.socket) }
 
 var _ net.Conn = (*recordWriter)(nil)

@@ -1,14 +1,12 @@
 package proxy
 
 import (
-	"bufio"
 	"bytes"
 	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -37,83 +35,6 @@ func (c *countedConn) Write(p []byte) (int, error) {
 	c.by.writes.Add(1)
 	c.by.most.Store(max(c.by.most.Load(), int64(len(p))))
 	return c.Conn.Write(p)
-}
-
-// TestLastRecords counts the writes of answers that end their connection: a short one
-// leaves with the alert, a long one does not wait for it.
-func TestLastRecords(t *testing.T) {
-	addr := backend(t, func(w http.ResponseWriter, r *http.Request) {
-		n, _ := strconv.Atoi(r.URL.Path[1:])
-		w.Write(make([]byte, n))
-	})
-	r := newRig(t, site(addr))
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := &counted{Listener: ln}
-	served := make(chan error)
-	go func() { served <- r.srv.ServeTLS(l) }()
-	const end = "Connection: close\r\n"
-	for _, tt := range []struct {
-		name   string
-		sizes  []int
-		last   string
-		writes int64 // after the handshake, at most
-	}{
-		{"short", []int{1000}, end, 1},
-		{"short, behind others", []int{1000, 1000, 1000}, end, 3},
-		{"longer than what waits", []int{maxLast + 1}, end, 6},
-		{"of several records", []int{60_000}, end, 60},
-		{"asked by both", []int{1000}, end + "Connection: close\r\n", 1},
-	} {
-		for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
-			t.Run(tt.name+"/"+tls.VersionName(version), func(t *testing.T) {
-				c, err := tls.Dial("tcp", ln.Addr().String(), &tls.Config{ServerName: "app.test", InsecureSkipVerify: true, MaxVersion: version})
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer c.Close()
-				in := bufio.NewReader(c)
-				var before int64
-				for i, size := range tt.sizes {
-					fields := ""
-					if i == len(tt.sizes)-1 {
-						fields = tt.last
-					}
-					if i == 0 {
-						fmt.Fprintf(c, "GET /0 HTTP/1.1\r\nHost: app.test\r\n\r\n")
-						readLength(t, in, 0)
-						before = l.writes.Load()
-					}
-					fmt.Fprintf(c, "GET /%d HTTP/1.1\r\nHost: app.test\r\n%s\r\n", size, fields)
-					readLength(t, in, size)
-				}
-				if n, err := in.Read(make([]byte, 1)); n != 0 || err != io.EOF {
-					t.Errorf("no clean end: %d, %v", n, err) // without the alert it is io.ErrUnexpectedEOF
-				}
-				if n := l.writes.Load() - before; n > tt.writes {
-					t.Errorf("%d writes, want %d at most", n, tt.writes)
-				}
-			})
-		}
-	}
-	_ = ln.Close()
-	if err := <-served; err != nil {
-		t.Error(err)
-	}
-}
-
-// readLength reads an answer with a body of size bytes.
-func readLength(t *testing.T, in *bufio.Reader, size int) {
-	t.Helper()
-	resp, err := http.ReadResponse(in, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if n, err := io.Copy(io.Discard, resp.Body); n != int64(size) || err != nil {
-		t.Fatalf("%d of %d, %v", n, size, err)
-	}
 }
 
 // TestRecordsTogether counts the writes of a long answer: two records in each.
