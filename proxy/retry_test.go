@@ -303,3 +303,35 @@ func TestRetryNoRoom(t *testing.T) {
 		t.Errorf("%d attempts", seen.Load())
 	}
 }
+
+// TestRetryEmptyChunks repeats a request whose body is in chunks, and turns out to be
+// empty: each attempt has the end of it.
+func TestRetryEmptyChunks(t *testing.T) {
+	var attempts atomic.Int32
+	addr := rawBackend(t, func(c net.Conn, br *bufio.Reader) {
+		for {
+			req, err := http.ReadRequest(br)
+			if err != nil {
+				return
+			}
+			_ = c.SetReadDeadline(time.Now().Add(speakingTime / 2))
+			if n, err := io.Copy(io.Discard, req.Body); n != 0 || err != nil {
+				t.Errorf("attempt %d: %d bytes, %v", attempts.Load()+1, n, err)
+				return
+			}
+			answer := fine
+			if attempts.Add(1) < 3 {
+				answer = "HTTP/1.1 503 Away\r\nContent-Length: 0\r\n\r\n"
+			}
+			_, _ = io.WriteString(c, answer)
+		}
+	})
+	r := newRig(t, retrying(site(addr), 3, 503), soon)
+	for _, s := range speakers {
+		attempts.Store(0)
+		got := s.speak(t, r, ask{method: "PUT", target: "/", host: "app.test", noLength: true})
+		if got.status != 200 || attempts.Load() != 3 {
+			t.Errorf("%s: %d after %d attempts", s.name, got.status, attempts.Load())
+		}
+	}
+}

@@ -9,7 +9,7 @@ import (
 // other body follows from a goroutine of its own, since a backend may answer
 // before it has read it all.
 func (ex *exchange) send() error {
-	if ex.body == nil || ex.held && ex.kept.size == 0 {
+	if ex.body == nil || ex.held && len(ex.kept.pieces) == 0 { // it is in out
 		_, err := ex.bc.Write(ex.out)
 		return err
 	}
