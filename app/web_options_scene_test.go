@@ -68,7 +68,7 @@ func (g *gallery) exhibit(t *testing.T, name string) exhibit {
 }
 
 // handler tells who it is and what it was asked for. /flaky fails every other
-// time, /long is a text of 4 KiB.
+// time, /long is a text of 4 KiB, which has parts, and is said to be in any coding.
 func (e exhibit) handler(name string, port uint16) http.HandlerFunc {
 	flaky := 0
 	return func(w http.ResponseWriter, r *http.Request) {
@@ -89,7 +89,8 @@ func (e exhibit) handler(name string, port uint16) http.HandlerFunc {
 			}
 		}
 		if r.URL.Path == "/long" {
-			_, _ = io.WriteString(w, strings.Repeat("all work and no play ", 200))
+			w.Header()["Content-Encoding"] = r.URL.Query()["coding"]
+			http.ServeContent(w, r, "", time.Time{}, strings.NewReader(strings.Repeat("all work and no play ", 200)))
 			return
 		}
 		_, _ = fmt.Fprintf(w, "%s:%d %s %s", name, port, r.Method, r.RequestURI)

@@ -8,6 +8,9 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/andybalholm/brotli"
+	"github.com/klauspost/compress/zstd"
 )
 
 type fields = map[string]any
@@ -169,23 +172,71 @@ func paths(t *testing.T, g *gallery, v visitor) {
 func compression(t *testing.T, g *gallery, v visitor) {
 	id, domain := g.show(t, fields{"compress_enabled": true})
 	out := v.outside(t)
-	accept := func(r *http.Request) { r.Header.Set("Accept-Encoding", "gzip") }
-	plain := visit(t, out, domain, "/long")
-	small := visit(t, out, domain, "/long", accept)
-	if small.header.Get("Content-Encoding") != "gzip" || len(small.body) >= len(plain.body)/2 {
-		t.Errorf("%d bytes became %d, %v", len(plain.body), len(small.body), small.header)
+	accept := func(list string) func(*http.Request) {
+		return func(r *http.Request) { r.Header.Set("Accept-Encoding", list) }
 	}
-	unzip, err := gzip.NewReader(strings.NewReader(small.body))
+	coded := func(got answer) string { return got.header.Get("Content-Encoding") }
+	varies := func(got answer) string { return strings.Join(got.header.Values("Vary"), "; ") }
+	plain := visit(t, out, domain, "/long")
+	if coded(plain) != "" || varies(plain) != "Accept-Encoding" {
+		t.Errorf("not asked for: %v", plain.header)
+	}
+	for list, want := range map[string]string{"gzip": "gzip", "gzip;q=0.5, br": "br", "zstd": "zstd", "gzip, deflate, br, zstd": "zstd"} {
+		got := visit(t, out, domain, "/long", accept(list))
+		if coded(got) != want || varies(got) != "Accept-Encoding" || len(got.body) >= len(plain.body)/2 {
+			t.Errorf("%s: %d bytes became %d, %v", list, len(plain.body), len(got.body), got.header)
+		}
+		if text := decoded(t, coded(got), got.body); text != plain.body {
+			t.Errorf("%s: another text, of %d bytes", list, len(text))
+		}
+	}
+	for name, c := range map[string]struct {
+		path         string
+		change       func(*http.Request)
+		status       int
+		coding, body string
+	}{
+		"short":             {"/" + strings.Repeat("a", 400), accept("gzip"), 200, "", ""},
+		"unknown":           {"/long", accept("x-other, gzip;q=0"), 200, "", plain.body},
+		"coded by the peer": {"/long?coding=x-own", accept("gzip"), 200, "x-own", plain.body},
+		"a part": {"/long", func(r *http.Request) {
+			accept("gzip")(r)
+			r.Header.Set("Range", "bytes=0-999")
+		}, 206, "", plain.body[:1000]},
+	} {
+		got := visit(t, out, domain, c.path, c.change)
+		if got.wants(t, name, c.status, c.body); coded(got) != c.coding {
+			t.Errorf("%s: %v", name, got.header)
+		}
+	}
+	g.change(t, id, fields{"compress_enabled": false})
+	if off := visit(t, out, domain, "/long", accept("gzip")); coded(off) != "" || varies(off) != "" || off.body != plain.body {
+		t.Errorf("off: %v", off.header)
+	}
+}
+
+// decoded is the text of a body in a content coding.
+func decoded(t *testing.T, coding, body string) string {
+	t.Helper()
+	r, err := io.Reader(nil), error(nil)
+	switch in := strings.NewReader(body); coding {
+	case "gzip":
+		r, err = gzip.NewReader(in)
+	case "br":
+		r = brotli.NewReader(in)
+	case "zstd":
+		r, err = zstd.NewReader(in, zstd.WithDecoderConcurrency(1))
+	default:
+		return body
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	if text, err := io.ReadAll(unzip); err != nil || string(text) != plain.body {
-		t.Errorf("another text: %v", err)
+	text, err := io.ReadAll(r)
+	if err != nil {
+		t.Errorf("%s: %v", coding, err)
 	}
-	g.change(t, id, fields{"compress_enabled": false})
-	if off := visit(t, out, domain, "/long", accept); off.header.Get("Content-Encoding") != "" || off.body != plain.body {
-		t.Errorf("off: %v", off.header)
-	}
+	return string(text)
 }
 
 func trace(t *testing.T, g *gallery, v visitor) {

@@ -3,6 +3,7 @@ package app_test
 //lint:file-ignore SA1019 The transport of net/http takes no field that begins with a colon.
 
 import (
+	"compress/gzip"
 	"context"
 	"crypto/sha1"
 	"crypto/sha256"
@@ -190,13 +191,18 @@ func streams(t *testing.T, g *gallery, v visitor) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	req.Header.Set("Accept-Encoding", "gzip")
 	res, err := out.Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer res.Body.Close()
+	text, err := gzip.NewReader(res.Body)
+	if err != nil {
+		t.Fatalf("%v of %v", err, res.Header)
+	}
 	event := make([]byte, len("data: one\n\n"))
-	if _, err := io.ReadFull(res.Body, event); err != nil || string(event) != "data: one\n\n" {
+	if _, err := io.ReadFull(text, event); err != nil || string(event) != "data: one\n\n" {
 		t.Errorf("the event is %q, %v", event, err)
 	}
 }
