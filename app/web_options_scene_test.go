@@ -56,15 +56,23 @@ func (g *gallery) exhibit(t *testing.T, name string) exhibit {
 	e := exhibit{id: id, peer: p, mu: new(sync.Mutex), seen: new([]*http.Request)}
 	e.more = sync.NewCond(e.mu)
 	for _, port := range []uint16{8000, 8001} {
-		ln, err := p.Listen(port)
-		if err != nil {
-			t.Fatal(err)
-		}
-		srv := &http.Server{Handler: e.handler(name, port)}
-		go func() { _ = srv.Serve(ln) }() // ends with Close
-		t.Cleanup(func() { _ = srv.Close() })
+		e.serve(t, name, port)
 	}
 	return e
+}
+
+// serve opens the service on a port, until stop is called.
+func (e exhibit) serve(t *testing.T, name string, port uint16) (stop func()) {
+	t.Helper()
+	ln, err := e.peer.Listen(port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: e.handler(name, port)}
+	go func() { _ = srv.Serve(ln) }() // ends with Close
+	stop = func() { _ = srv.Close() }
+	t.Cleanup(stop)
+	return stop
 }
 
 // handler tells who it is and what it was asked for. /flaky fails every other
@@ -291,6 +299,16 @@ func (a answer) wants(t *testing.T, what string, status int, body string) {
 	if a.status != status || body != "" && a.body != body {
 		t.Errorf("%s: %d %q, want %d %q", what, a.status, a.body, status, body)
 	}
+}
+
+// cookie is the one that the answer sets, which has this name.
+func (a answer) cookie(t *testing.T, name string) *http.Cookie {
+	t.Helper()
+	set := (&http.Response{Header: a.header}).Cookies()
+	if len(set) != 1 || set[0].Name != name {
+		t.Fatalf("the cookies are %v, want %s", set, name)
+	}
+	return set[0]
 }
 
 func jsonText(t *testing.T, v any) string {

@@ -2,15 +2,19 @@ package app_test
 
 import (
 	"compress/gzip"
+	"fmt"
 	"io"
 	"net/http"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/andybalholm/brotli"
 	"github.com/klauspost/compress/zstd"
+
+	"gatecontrol/lab"
 )
 
 type fields = map[string]any
@@ -33,6 +37,7 @@ func TestWebOptions(t *testing.T) {
 		{"client_tls_enabled", clientTLS},
 		{"custom_headers", customHeaders},
 		{"backends", severalBackends},
+		{"a backend down", backendDown},
 		{"sticky_enabled", stickyBackend},
 		{"retry_enabled", retries},
 		{"paths", paths},
@@ -110,12 +115,70 @@ func severalBackends(t *testing.T, g *gallery, v visitor) {
 	if n := count(); n["alpha:8001"] != 40 {
 		t.Errorf("while one is disabled: %v", n)
 	}
+	_, lone := g.show(t, fields{"backends": []fields{{"peer_id": guest.id, "port": 8000}}})
+	visit(t, out, lone, "/").wants(t, "while all are disabled", 200, "alpha:8000 GET /")
 	g.s.API.Call(t, 200, "DELETE", path, nil, nil)
 	if n := count(); n["alpha:8001"] != 40 {
 		t.Errorf("once it is deleted: %v", n)
 	}
 	g.change(t, id, fields{"backends": nil})
 	visit(t, out, domain, "/").wants(t, "without", 200, "alpha:8000 GET /")
+}
+
+// backendDown has a backend fail, and come back (contract 6.12, 6.15): others answer
+// in its place, also those who had it by their cookie, until it is tried again.
+func backendDown(t *testing.T, g *gallery, v visitor) {
+	t.Parallel() // it is passed by for 5 s
+	name := "down-" + strings.ToLower(v.version)
+	guest := g.exhibit(t, name)
+	id, domain := g.show(t, fields{"retry_enabled": true, "retry_count": 1, "backends": []fields{
+		{"peer_id": guest.id, "port": 8002}, {"peer_id": g.alpha.id, "port": 8001},
+	}})
+	out := v.outside(t)
+	post := func(r *http.Request) { r.Method = "POST" }
+	visit(t, out, domain, "/", post).wants(t, "at the second attempt", 200, "alpha:8001 POST /")
+	g.change(t, id, fields{"retry_enabled": false})
+	count := func() map[string]int {
+		n := map[string]int{}
+		for range 20 {
+			n[visit(t, out, domain, "/").body]++
+		}
+		return n
+	}
+	theirs, others := name+":8002 GET /", "alpha:8001 GET /"
+	if n := count(); n[others] < 15 { // one in 5 s tries it, and fails
+		t.Errorf("while one is down: %v", n)
+	}
+	stop := guest.serve(t, name, 8002)
+	lab.Eventually(t, 30*time.Second, "the backend is back", func() error {
+		if got := visit(t, out, domain, "/"); got.body != theirs {
+			return fmt.Errorf("%d %q", got.status, got.body)
+		}
+		return nil
+	})
+	if n := count(); n[theirs] != 10 || n[others] != 10 {
+		t.Errorf("once it is back: %v", n)
+	}
+
+	g.change(t, id, fields{"sticky_enabled": true, "retry_enabled": true})
+	var cookie *http.Cookie
+	for n := 0; n < 50 && cookie == nil; n++ { // until it is met by chance
+		if got := visit(t, out, domain, "/"); got.body == theirs {
+			cookie = got.cookie(t, "gc_sticky")
+		}
+	}
+	if cookie == nil {
+		t.Fatal("new clients do not meet the backend that is back")
+	}
+	with := func(r *http.Request) { r.AddCookie(cookie) }
+	visit(t, out, domain, "/", with).wants(t, "at the backend of the cookie", 200, theirs)
+	stop()
+	got := visit(t, out, domain, "/", with)
+	got.wants(t, "the backend of the cookie is down", 200, others)
+	cookie = got.cookie(t, "gc_sticky")
+	if got = visit(t, out, domain, "/", with); got.body != others || got.header.Get("Set-Cookie") != "" {
+		t.Errorf("with the other cookie: %q %v", got.body, got.header)
+	}
 }
 
 func stickyBackend(t *testing.T, g *gallery, v visitor) {
@@ -125,13 +188,13 @@ func stickyBackend(t *testing.T, g *gallery, v visitor) {
 	met := map[string]bool{}
 	for range 50 { // until both were met by somebody
 		first := visit(t, out, domain, "/")
-		res := http.Response{Header: first.header}
-		if len(res.Cookies()) != 1 || res.Cookies()[0].Name != "where" || res.Cookies()[0].MaxAge != 14400 {
-			t.Fatalf("the cookie is %v", res.Cookies())
+		c := first.cookie(t, "where")
+		if c.MaxAge != 14400 || c.Path != "/" || !c.HttpOnly || !c.Secure || c.SameSite != http.SameSiteNoneMode {
+			t.Fatalf("the cookie is %v", c)
 		}
 		met[first.body] = true
 		for range 5 {
-			again := visit(t, out, domain, "/", func(r *http.Request) { r.AddCookie(res.Cookies()[0]) })
+			again := visit(t, out, domain, "/", func(r *http.Request) { r.AddCookie(c) })
 			again.wants(t, "the same one", 200, first.body)
 		}
 		if len(met) == 2 {
