@@ -198,6 +198,20 @@ func rateLimit(t *testing.T, g *gallery, v visitor) {
 	visit(t, in, domain, "/").wants(t, "another client", 200, "")
 	g.change(t, id, fields{"rate_limit_requests": 100})
 	visit(t, out, domain, "/").wants(t, "a higher limit", 200, "")
+
+	_, domain = g.show(t, fields{"rate_limit_enabled": true, "rate_limit_requests": 1, "rate_limit_window": "1h",
+		"basic_auth_user": "anna", "basic_auth_password": "secret word"})
+	as := func(r *http.Request) { r.SetBasicAuth("anna", "secret word") }
+	for range 2 {
+		visit(t, out, domain, "/").wants(t, "not logged in", 401, "")
+	}
+	visit(t, out, domain, "/", as).wants(t, "the first one that counts", 200, "")
+	visit(t, out, domain, "/", as).wants(t, "the second one", 429, "")
+
+	_, domain = g.show(t, fields{"rate_limit_enabled": true, "rate_limit_requests": 2, "rate_limit_window": "1h"})
+	v.socket(t, out, domain, "/ws")
+	visit(t, out, domain, "/").wants(t, "after a WebSocket, which counts once", 200, "")
+	visit(t, out, domain, "/").wants(t, "the third one", 429, "")
 }
 
 // issue makes a certificate that is signed by parent, or by itself.

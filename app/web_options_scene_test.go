@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -44,8 +45,10 @@ type exhibit struct {
 
 func newGallery(t *testing.T) *gallery {
 	t.Helper()
-	// Where strangers come from is a network of bots, to routes that ask.
-	g := &gallery{s: lab.Start(t, func(o *app.Options) { o.BotRanges = "openai,127.0.0.0/8" })}
+	g := &gallery{s: lab.Start(t, func(o *app.Options) {
+		o.BotRanges = "openai,127.0.0.0/8"                                      // where strangers come from, to routes that ask
+		o.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("10.8.0.2/32")} // alpha
+	})}
 	g.alpha, g.beta = g.exhibit(t, "alpha"), g.exhibit(t, "beta")
 	return g
 }
@@ -78,20 +81,20 @@ func (e exhibit) serve(t *testing.T, name string, port uint16) (stop func()) {
 // handler tells who it is and what it was asked for. /flaky fails every other
 // time, /long is a text of 4 KiB, which has parts, and is said to be in any coding.
 func (e exhibit) handler(name string, port uint16) http.HandlerFunc {
-	flaky := 0
+	var flaky atomic.Int64
 	return func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/ws" {
+			e.note(r)
+		}
 		if stream(w, r) {
 			return
 		}
 		body, _ := io.ReadAll(r.Body)
 		r.Body = io.NopCloser(strings.NewReader(string(body)))
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		*e.seen = append(*e.seen, r)
-		e.more.Broadcast()
+		e.note(r)
 		w.Header().Set("Content-Type", "text/plain")
 		if r.URL.Path == "/flaky" {
-			if flaky++; flaky%2 == 1 {
+			if flaky.Add(1)%2 == 1 {
 				w.WriteHeader(http.StatusServiceUnavailable)
 				return
 			}
@@ -103,6 +106,13 @@ func (e exhibit) handler(name string, port uint16) http.HandlerFunc {
 		}
 		_, _ = fmt.Fprintf(w, "%s:%d %s %s", name, port, r.Method, r.RequestURI)
 	}
+}
+
+func (e exhibit) note(r *http.Request) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	*e.seen = append(*e.seen, r)
+	e.more.Broadcast()
 }
 
 // last is the last request that e got.

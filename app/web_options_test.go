@@ -4,7 +4,9 @@ import (
 	"compress/gzip"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,6 +30,8 @@ func TestWebOptions(t *testing.T) {
 		f    func(*testing.T, *gallery, visitor)
 	}{
 		{"no options", plainRoute},
+		{"no peer", onThisHost},
+		{"another name", anotherName},
 		{"external_enabled", externalGate},
 		{"acl_enabled", peerACL},
 		{"ip_filter_enabled", ipFilter},
@@ -74,6 +78,30 @@ func plainRoute(t *testing.T, g *gallery, v visitor) {
 	visit(t, v.inside(t, g.beta.peer), domain, "/a?b").wants(t, "inside", 200, "alpha:8000 GET /a?b")
 }
 
+// onThisHost leads to a service beside the gateway (contract 2.1).
+func onThisHost(t *testing.T, g *gallery, v visitor) {
+	beside := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, "beside "+r.Host) }))
+	t.Cleanup(beside.Close)
+	_, domain := g.show(t, fields{"peer_id": nil, "target_port": beside.Listener.Addr().(*net.TCPAddr).Port})
+	visit(t, v.outside(t), domain, "/").wants(t, "outside", 200, "beside "+domain)
+	visit(t, v.inside(t, g.beta.peer), domain, "/").wants(t, "inside", 200, "beside "+domain)
+}
+
+// anotherName asks for a route on a connection that was made for another one
+// (contract 6.1): what that one knows of the client says nothing here.
+func anotherName(t *testing.T, g *gallery, v visitor) {
+	_, one := g.show(t, nil)
+	_, two := g.show(t, nil)
+	out, before := v.outside(t), g.alpha.count()
+	for _, host := range []string{two, "nobody.example.test"} {
+		visit(t, out, one, "/", func(r *http.Request) { r.Host = host }).wants(t, host, 421, "")
+	}
+	if g.alpha.count() != before {
+		t.Error("a request came through")
+	}
+	visit(t, out, one, "/").wants(t, "its own name", 200, "")
+}
+
 func customHeaders(t *testing.T, g *gallery, v visitor) {
 	id, domain := g.show(t, fields{"custom_headers": fields{
 		"request":  []fields{{"name": "X-Asked", "value": "by {gateway}"}, {"name": "Host", "value": "inner.example:81"}},
@@ -87,7 +115,11 @@ func customHeaders(t *testing.T, g *gallery, v visitor) {
 	if r := g.alpha.last(t); len(r.Header["X-Asked"]) != 1 || r.Header.Get("X-Asked") != "by {gateway}" || r.Host != "inner.example:81" {
 		t.Errorf("the backend got %v for %s", r.Header, r.Host)
 	}
-	g.change(t, id, fields{"custom_headers": nil})
+	g.change(t, id, fields{"target_port": 8999})
+	if got := visit(t, out, domain, "/"); got.status != 502 || got.header.Get("X-Answered") != "" {
+		t.Errorf("an answer of the gateway: %d %v", got.status, got.header)
+	}
+	g.change(t, id, fields{"target_port": 8000, "custom_headers": nil})
 	if got := visit(t, out, domain, "/"); got.header.Get("X-Answered") != "" || g.alpha.last(t).Host != domain {
 		t.Errorf("after clearing: %v, %s", got.header, g.alpha.last(t).Host)
 	}
@@ -214,6 +246,9 @@ func retries(t *testing.T, g *gallery, v visitor) {
 	}
 	g.change(t, id, fields{"retry_match_status": []int{502}})
 	visit(t, out, domain, "/flaky").wants(t, "another status", 503, "")
+	visit(t, out, domain, "/flaky").wants(t, "of the service", 200, "")
+	g.change(t, id, fields{"retry_match_status": "503"})
+	visit(t, out, domain, "/flaky", func(r *http.Request) { r.Method = "POST" }).wants(t, "what may not be said twice", 503, "")
 	visit(t, out, domain, "/flaky").wants(t, "of the service", 200, "") // an even number for the next visitor
 }
 
@@ -362,9 +397,19 @@ func mirror(t *testing.T, g *gallery, v visitor) {
 	visit(t, out, domain, "/refused").wants(t, "refused", 401, "")
 	g.change(t, id, fields{"mirror_enabled": 0})
 	visit(t, out, domain, "/off", post).wants(t, "off", 200, "")
-	g.change(t, id, fields{"mirror_enabled": 1})
+	g.change(t, id, fields{"mirror_enabled": 1, "basic_auth_enabled": 0})
+	v.socket(t, out, domain, "/ws") // is not copied
 	visit(t, out, domain, "/on", post).wants(t, "on again", 200, "")
 	if got := copies.wait(t, 2); got.RequestURI != "/on" || copies.count() != 2 {
 		t.Errorf("the next copy is %s, of %d", got.RequestURI, copies.count())
+	}
+	const tooLong = 10<<20 + 1
+	visit(t, out, domain, "/long-body", post, func(r *http.Request) {
+		r.Body, r.ContentLength = io.NopCloser(io.LimitReader(&counting{}, tooLong)), tooLong
+	}).wants(t, "too long to be copied", 200, "alpha:8000 POST /long-body")
+	whole, _ := io.Copy(io.Discard, g.alpha.last(t).Body)
+	got := copies.wait(t, 3)
+	if n, _ := io.Copy(io.Discard, got.Body); whole != tooLong || n != 0 || got.RequestURI != "/long-body" {
+		t.Errorf("the backend has %d bytes, and the copy, %s, %d", whole, got.RequestURI, n)
 	}
 }

@@ -22,10 +22,10 @@ func TestBreakerSurvivesARestart(t *testing.T) {
 	first.Admin.Login(t, lab.User, lab.Password)
 	first.API = first.Admin.WithToken(first.Admin.MakeToken(t, "full-access"))
 	var ids []int64
-	for _, domain := range []string{"one.example.test", "two.example.test"} {
+	for _, domain := range []string{"one.example.test", "two.example.test", "inside.example.test"} {
 		var made struct{ Route struct{ ID int64 } }
 		first.API.Call(t, 201, "POST", "/api/v1/routes", fields{"domain": domain, "target_port": lab.FreePort(t),
-			"circuit_breaker_enabled": true, "circuit_breaker_timeout": 77}, &made)
+			"external_enabled": domain != "inside.example.test", "circuit_breaker_enabled": true, "circuit_breaker_timeout": 77}, &made)
 		ids = append(ids, made.Route.ID)
 	}
 	first.Stop(t)
@@ -39,7 +39,7 @@ func TestBreakerSurvivesARestart(t *testing.T) {
 	}
 	opened := time.Now().UTC()
 	err = db.Update(context.Background(), func(tx *store.Tx) error {
-		for i, state := range []string{model.BreakerOpen, model.BreakerHalfOpen} {
+		for i, state := range []string{model.BreakerOpen, model.BreakerHalfOpen, model.BreakerOpen} {
 			r, err := store.Routes.Get(tx, model.RouteID(ids[i]))
 			if err != nil {
 				return err
@@ -69,6 +69,7 @@ func TestBreakerSurvivesARestart(t *testing.T) {
 				t.Errorf("%s over %s: %d %v", domain, v.version, got.status, got.header)
 			}
 		}
+		visit(t, v.outside(t), "inside.example.test", "/").wants(t, "to whom it says nothing, over "+v.version, 404, "")
 	}
 	g.s.API.Call(t, 200, "POST", fmt.Sprintf("/api/v1/routes/%d/circuit-breaker/reset", ids[0]), nil, nil)
 	g.change(t, ids[1], fields{"circuit_breaker_enabled": true})

@@ -247,6 +247,16 @@ func toBackend(t *testing.T, g *gallery, v visitor) {
 			t.Errorf("from %s: %s, Via %q and %q", from.addr, r.Host, r.Header.Get("Via"), got.header.Get("Via"))
 		}
 	}
+	visit(t, v.inside(t, g.alpha.peer), domain, "/", forge)
+	r := g.alpha.last(t)
+	for name, want := range map[string]string{
+		"X-Forwarded-For": "forged, " + g.alpha.peer.Addr.String(), "X-Real-Ip": g.alpha.peer.Addr.String(), "X-Forwarded-Proto": "forged",
+		"X-Forwarded-Host": "forged", "X-Gateway-Target": "", "X-Gateway-Target-Domain": "",
+	} {
+		if h := r.Header.Values(name); strings.Join(h, "; ") != want {
+			t.Errorf("from a trusted proxy: %s is %q, want %q", name, h, want)
+		}
+	}
 }
 
 // backendTLS speaks TLS with a service whose certificate nobody could check.
@@ -302,6 +312,9 @@ func forcedHTTPS(t *testing.T, g *gallery, v visitor) {
 	ask(domain).wants(t, "not forced", 200, "alpha:8000 GET /a?b=%2f")
 	visit(t, out, domain, "/").wants(t, "over TLS all the same", 200, "alpha:8000 GET /")
 	ask("nobody.example.test").wants(t, "an unknown host", 404, "")
+	if got := ask("localhost"); got.status != 308 || got.header.Get("Location") != "https://localhost:"+port+"/a?b=%2f" {
+		t.Errorf("the administration: %d %v", got.status, got.header)
+	}
 }
 
 // disabled has a route come and go: while it is disabled nobody knows its name.
