@@ -60,7 +60,7 @@ func (b countedBody) Read(p []byte) (int, error) {
 // keeps of it, which is what it has got of the client less what the kernel has taken for
 // the backend, is bounded, after a part that went fast as well.
 func TestUploadUnread(t *testing.T) {
-	const bound = 256<<10 + h2MaxFrame // and one frame or packet that is being written
+	const bound = 256<<10 + pieceSize // and one piece that is being written
 	for _, p := range protocols {
 		for _, first := range []int64{0, 2 << 20} {
 			name := p.name
