@@ -74,7 +74,7 @@ type h2conn struct {
 	draining bool // a GOAWAY was sent: no new streams
 	dead     bool // nothing can be read or written any more
 	// workers counts handlers and writers. Additions happen under mu while dead
-	// is false, or from something that is counted.
+	// is false, from something that is counted, or by who reads and awaits them.
 	workers sync.WaitGroup
 }
 

@@ -193,8 +193,8 @@ func (h *h2conn) writeLocked() {
 		h.giveQueue(buf)
 		h.room.Broadcast()
 		if err != nil {
-			h.out = nil
-			_ = h.conn.sock.Close() // whoever reads ends the rest
+			h.out, h.dead = nil, true // or others would go on fetching what nobody gets
+			_ = h.conn.sock.Close()   // whoever reads ends the rest
 			break
 		}
 	}
