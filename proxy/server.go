@@ -316,10 +316,7 @@ func (s *Server) start(nc net.Conn, secure bool) {
 		return
 	}
 	boundUnsent(nc)
-	sock := &socket{Conn: nc, stall: s.limits.stall}
-	if secure {
-		sock.host = newHostSocket(nc)
-	}
+	sock := newSocket(nc, s.limits.stall)
 	c := &conn{Conn: sock, sock: sock, srv: s, tally: tally, addr: remote.Addr(), port: local.Port(), secure: secure}
 	c.in.r = (*input)(c)
 	s.mu.Lock()

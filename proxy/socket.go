@@ -19,7 +19,11 @@ type socket struct {
 	net.Conn
 	stall   time.Duration
 	writeBy time.Time
-	host    *hostSocket // reads and writes, if not nil
+	host    *hostSocket // reads and writes, if it is one of this host
+}
+
+func newSocket(nc net.Conn, stall time.Duration) *socket {
+	return &socket{Conn: nc, stall: stall, host: newHostSocket(nc)}
 }
 
 func (s *socket) Read(p []byte) (int, error) {
@@ -55,9 +59,6 @@ func (s *socket) write(p []byte) (int, error) {
 // the scheduler is not told of them: telling it costs as much as a short call, and
 // makes it look for another thread during a long one, as those are that carry data
 // all the way to a reader on the same host.
-//
-// Backends have one, and clients over TLS. Clients without TLS gain nothing: on full
-// cores the CPU is the same, and the slowest of a hundred answers come later.
 type hostSocket struct {
 	raw     syscall.RawConn
 	in, out half

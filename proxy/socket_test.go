@@ -29,7 +29,7 @@ func sockets(t testing.TB, stall time.Duration) (*socket, *net.TCPConn) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { near.Close(); far.Close() })
-	s := &socket{Conn: near, stall: stall, host: newHostSocket(near)}
+	s := newSocket(near, stall)
 	if s.host == nil {
 		t.Fatal("a TCP socket of this host is not taken for one")
 	}

@@ -204,7 +204,7 @@ func (p *pool) connect() (*backendConn, error) {
 		bc.sock, _ = sc.SyscallConn()
 	}
 	bc.tunnel, _ = nc.(quieter)
-	bc.Conn = &socket{Conn: nc, stall: backendStall, host: newHostSocket(nc)}
+	bc.Conn = newSocket(nc, backendStall)
 	if !p.key.tls {
 		p.well()
 	}
