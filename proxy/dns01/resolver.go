@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/miekg/dns"
@@ -30,6 +31,10 @@ type Resolver struct {
 	// Servers are those that are asked, as host:port; those of the system if
 	// there are none.
 	Servers []string
+	// AtOnce has all of them asked at the same time, and the first answer counts:
+	// for who cannot wait until one is given up. Else the next one is asked when
+	// one fails.
+	AtOnce bool
 }
 
 func (r *Resolver) servers() []string {
@@ -47,43 +52,106 @@ func (r *Resolver) servers() []string {
 	return list
 }
 
-// ask puts one question to the first server that answers.
+// ask puts one question to servers. Its error is ErrNoName where one of them
+// answers that there is no such name.
 func (r *Resolver) ask(ctx context.Context, servers []string, name string, kind uint16) (*dns.Msg, error) {
-	m := new(dns.Msg)
-	m.SetQuestion(dns.Fqdn(name), kind)
-	m.SetEdns0(1232, false)
-	err := errors.New("there is no resolver to ask")
-	for _, server := range servers {
-		for _, network := range [...]string{"udp", "tcp"} {
-			client := dns.Client{Net: network, Timeout: queryTime}
-			var answer *dns.Msg
-			if answer, _, err = client.ExchangeContext(ctx, m, server); err != nil {
-				break // the next server
+	answer, err := (*dns.Msg)(nil), errors.New("there is no resolver to ask")
+	if r.AtOnce {
+		answer, err = askAtOnce(ctx, servers, name, kind)
+	} else {
+		for _, server := range servers {
+			if answer, err = askOne(ctx, server, name, kind); answered(err) || ctx.Err() != nil {
+				break
 			}
-			if answer.Truncated && network == "udp" {
-				continue
-			}
-			switch answer.Rcode {
-			case dns.RcodeSuccess:
-				return answer, nil
-			case dns.RcodeNameError:
-				return nil, ErrNoName
-			}
-			err = fmt.Errorf("%s answers %s", server, dns.RcodeToString[answer.Rcode])
-			break
 		}
-		if ctx.Err() != nil {
+	}
+	if err != nil && !errors.Is(err, ErrNoName) {
+		err = fmt.Errorf("look up %s: %w", name, err)
+	}
+	return answer, err
+}
+
+// answered reports whether err, of a question, is an answer.
+func answered(err error) bool { return err == nil || errors.Is(err, ErrNoName) }
+
+// askAtOnce returns the first answer of any of servers, or the last error. The
+// others are cut then, and have ended when it returns.
+func askAtOnce(ctx context.Context, servers []string, name string, kind uint16) (*dns.Msg, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	defer cancel()
+	type result struct {
+		answer *dns.Msg
+		err    error
+	}
+	results := make(chan result, len(servers))
+	for _, server := range servers {
+		asking.Go(func() {
+			answer, err := askOne(ctx, server, name, kind)
+			results <- result{answer, err}
+		})
+	}
+	last := result{err: errors.New("there is no resolver to ask")}
+	for range servers {
+		if last = <-results; answered(last.err) {
 			break
 		}
 	}
-	return nil, fmt.Errorf("look up %s: %w", name, err)
+	return last.answer, last.err
+}
+
+// askOne puts one question to one server, over TCP if the answer does not fit
+// into a datagram.
+func askOne(ctx context.Context, server, name string, kind uint16) (answer *dns.Msg, err error) {
+	for _, network := range [...]string{"udp", "tcp"} {
+		if answer, err = exchange(ctx, network, server, name, kind); err != nil {
+			return nil, err
+		}
+		if network == "tcp" || !answer.Truncated {
+			break
+		}
+	}
+	switch answer.Rcode {
+	case dns.RcodeSuccess:
+		return answer, nil
+	case dns.RcodeNameError:
+		return nil, ErrNoName
+	}
+	return nil, fmt.Errorf("%s answers %s", server, dns.RcodeToString[answer.Rcode])
+}
+
+// exchange sends a question and reads what comes back, until ctx ends. The library
+// knows the deadline of ctx, but not that it was cancelled.
+func exchange(ctx context.Context, network, server, name string, kind uint16) (*dns.Msg, error) {
+	m := new(dns.Msg)
+	m.SetQuestion(dns.Fqdn(name), kind)
+	m.SetEdns0(1232, false)
+	client := dns.Client{Net: network, Timeout: queryTime}
+	conn, err := client.DialContext(ctx, server)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
+	answer, _, err := client.ExchangeWithConnContext(ctx, m, conn)
+	return answer, err
 }
 
 // Addrs returns the addresses of a name, ErrNoName if there are none.
 func (r *Resolver) Addrs(ctx context.Context, name string) ([]netip.Addr, error) {
+	return r.lookUp(ctx, name, dns.TypeA, dns.TypeAAAA)
+}
+
+// Addrs4 is Addrs without the addresses of IPv6.
+func (r *Resolver) Addrs4(ctx context.Context, name string) ([]netip.Addr, error) {
+	return r.lookUp(ctx, name, dns.TypeA)
+}
+
+func (r *Resolver) lookUp(ctx context.Context, name string, kinds ...uint16) ([]netip.Addr, error) {
 	var addrs []netip.Addr
 	var failed error
-	for _, kind := range [...]uint16{dns.TypeA, dns.TypeAAAA} {
+	for _, kind := range kinds {
 		answer, err := r.ask(ctx, r.servers(), name, kind)
 		if err != nil {
 			failed = err

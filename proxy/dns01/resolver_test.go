@@ -1,6 +1,7 @@
 package dns01
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -8,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/miekg/dns"
 )
@@ -88,6 +90,38 @@ func TestAddrs(t *testing.T) {
 	}
 	if _, err := r.Addrs(t.Context(), "bad.example.com"); err == nil || errors.Is(err, ErrNoName) {
 		t.Errorf("a failure is taken for an answer: %v", err)
+	}
+}
+
+// TestAtOnce: a resolver that never answers holds nothing up, and a name that one
+// of them does not know is not there.
+func TestAtOnce(t *testing.T) {
+	silent, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	r := names{
+		"a.example.com. A": {"192.0.2.1"}, "a.example.com. AAAA": {"2001:db8::1"}, "bad.example.com. A": {"SERVFAIL"},
+	}.serve(t)
+	r.Servers = append([]string{silent.LocalAddr().String()}, r.Servers...)
+	r.AtOnce = true
+	ctx, cancel := context.WithTimeout(t.Context(), queryTime-time.Second) // one after the other would not do
+	defer cancel()
+	if got, err := r.Addrs4(ctx, "a.example.com"); err != nil || !slices.Equal(got, []netip.Addr{netip.MustParseAddr("192.0.2.1")}) {
+		t.Errorf("%v, %v", got, err)
+	}
+	if got, err := r.Addrs4(ctx, "none.example.com"); !errors.Is(err, ErrNoName) {
+		t.Errorf("%v, %v", got, err)
+	}
+	// Nobody has an answer: then the time is waited for, and is not an answer either.
+	ctx, cancel = context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if got, err := r.Addrs4(ctx, "bad.example.com"); err == nil || errors.Is(err, ErrNoName) {
+		t.Errorf("%v, %v", got, err)
+	}
+	if got, err := (&Resolver{Servers: []string{"127.0.0.1:1"}, AtOnce: true}).Addrs4(t.Context(), "a.example.com"); err == nil {
+		t.Errorf("from nobody: %v", got)
 	}
 }
 
