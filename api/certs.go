@@ -103,10 +103,10 @@ func (s *Server) rootCertificate(context.Context, *request, *none) (responder, e
 }
 
 type preflightInput struct {
-	Body preflightBody
+	Body domainBody
 }
 
-type preflightBody struct {
+type domainBody struct {
 	Domain model.Field[string] `json:"domain"`
 }
 

@@ -60,6 +60,7 @@ func (s *Server) operations() []*operation {
 		op("GET", v1+"/routes", "List routes", routes, s.api, s.listRoutes),
 		op("POST", v1+"/routes", "Create a route", routes, s.api, s.createRoute).creates(),
 		op("POST", v1+"/routes/batch", "Enable, disable or delete several routes", routes, s.api, s.batchRoutes),
+		op("POST", v1+"/routes/check-dns", "Where a domain leads, and whether that is this server", routes, s.api, s.checkDNS),
 		op("POST", v1+"/routes/explain", "What would happen to a request, and why", routes, s.api, s.explainRoute),
 		op("GET", v1+"/routes/peers", "Peers that a route can lead to", routes, s.api, s.routePeers),
 		op("GET", v1+"/routes/{id}", "Get a route", routes, s.api, s.getRoute),

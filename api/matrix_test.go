@@ -63,6 +63,7 @@ var opens = map[string]string{
 	"GET /api/v1/routes":             "login full-access read-only routes",
 	"POST /api/v1/routes":            "login full-access routes",
 	"POST /api/v1/routes/batch":      "login full-access routes",
+	"POST /api/v1/routes/check-dns":  "login full-access routes",
 	"POST /api/v1/routes/explain":    "login full-access routes",
 	"GET /api/v1/routes/peers":       "login full-access read-only routes",
 	"GET /api/v1/routes/{id}":        "login full-access read-only routes",

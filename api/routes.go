@@ -92,6 +92,39 @@ func (s *Server) batchRoutes(ctx context.Context, _ *request, in *batch) (batchA
 	return batchAnswer{Affected: n}, err
 }
 
+type dnsInput struct {
+	Body domainBody
+}
+
+// dnsAnswer tells everything twice, since GateControl's documents and GateControl
+// itself call it differently.
+type dnsAnswer struct {
+	OK          ok       `json:"ok"`
+	Matches     bool     `json:"matches" doc:"One of the addresses of the domain is this server's"`
+	ResolvedIPs []string `json:"resolvedIps" doc:"Addresses of the domain, none if it leads nowhere"`
+	ExpectedIP  *string  `json:"expectedIp" doc:"Address of this server, null where it is not known"`
+	Resolves    bool     `json:"resolves" doc:"The same as matches"`
+	Actual      []string `json:"actual" doc:"The same as resolvedIps"`
+	Expected    *string  `json:"expected" doc:"The same as expectedIp"`
+}
+
+func (s *Server) checkDNS(ctx context.Context, _ *request, in *dnsInput) (dnsAnswer, error) {
+	c, err := s.Routes.CheckDNS(ctx, in.Body.Domain.Value)
+	if err != nil {
+		return dnsAnswer{}, err
+	}
+	a := dnsAnswer{Matches: c.Matches, ResolvedIPs: make([]string, len(c.Addrs))}
+	for i, addr := range c.Addrs {
+		a.ResolvedIPs[i] = addr.String()
+	}
+	if c.Expected.IsValid() {
+		text := c.Expected.String()
+		a.ExpectedIP = &text
+	}
+	a.Resolves, a.Actual, a.Expected = a.Matches, a.ResolvedIPs, a.ExpectedIP
+	return a, nil
+}
+
 type choicesQuery struct {
 	Type string `query:"peer_type" doc:"regular or gateway"`
 }

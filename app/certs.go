@@ -169,8 +169,8 @@ func (a *App) forbiddenBy(ctx context.Context, name string, authorities [][]stri
 // those of its interfaces, and what the names in its settings lead to.
 func (a *App) ownAddrs(ctx context.Context) []netip.Addr {
 	list := append(hostAddrs(), a.options.publicAddrs()...)
-	for _, name := range []string{a.options.WGHost, a.options.baseURL.Hostname()} {
-		if name == placeholderHost || !model.DomainIsPublic(name) {
+	for _, name := range a.options.knownAs() {
+		if !model.DomainIsPublic(name) {
 			continue
 		}
 		if addrs, err := a.resolving.Addrs(ctx, name); err == nil {

@@ -2,6 +2,7 @@ package app
 
 import (
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -41,6 +42,8 @@ type Options struct {
 	ACMEKey     model.Secret `name:"acme-eab-key" env:"GC_ACME_EAB_KEY" help:"The key for that, in base64url."`
 
 	TrustedProxies []netip.Prefix `name:"trusted-proxies" env:"GC_TRUSTED_PROXIES" help:"Networks whose X-Forwarded headers are believed."`
+
+	PublicResolvers []string `name:"public-resolvers" env:"GC_PUBLIC_RESOLVERS" default:"1.1.1.1,9.9.9.9,8.8.8.8" help:"Resolvers outside of this network, which are asked where the domain of a route leads."`
 
 	GeoIPDB    string `name:"geoip-db" env:"GC_GEOIP_DB" help:"Database of countries in MaxMind's format, for country rules; read again when it changes."`
 	BotRanges  string `name:"bot-blocker-ranges" env:"GC_BOT_BLOCKER_RANGES" placeholder:"every list" help:"Networks that bot blockers refuse: names of lists and networks, with commas between them."`
@@ -108,6 +111,7 @@ type checked struct {
 	wgKey      model.PrivateKey // zero: none brought
 	cas        []certs.CA       // that are asked, in their order
 	acmeRoots  *x509.CertPool   // nil: those of the system
+	resolvers  []string         // outside, as host:port
 }
 
 // check names each impossible setting by its variable.
@@ -181,6 +185,17 @@ func (s *checked) checkNetwork(bad *model.Invalids) {
 		if s.wgKey, err = model.ParsePrivateKey(strings.TrimSpace(s.WGPrivateKey.Reveal())); err != nil {
 			bad.Add("GC_WG_PRIVATE_KEY", "%v", err)
 		}
+	}
+	for _, text := range s.PublicResolvers {
+		resolver, err := parseResolver(text)
+		if err != nil {
+			bad.Add("GC_PUBLIC_RESOLVERS", "must be a comma-separated list of addresses, with a port where that is not 53")
+			break
+		}
+		s.resolvers = append(s.resolvers, resolver)
+	}
+	if len(s.resolvers) > maxResolvers {
+		bad.Add("GC_PUBLIC_RESOLVERS", "must be at most %d", maxResolvers)
 	}
 	if s.DNSDomain, err = model.ParseDomain(s.DNSDomain); err != nil {
 		bad.Add("GC_DNS_DOMAIN", "must be a domain such as gc.internal")
@@ -263,6 +278,31 @@ func (s *checked) publicAddrs() []netip.Addr {
 		return []netip.Addr{a.Unmap()}
 	}
 	return nil
+}
+
+// knownAs are the names and addresses by which this server is known outside, the
+// one that counts first.
+func (s *checked) knownAs() []string {
+	if s.WGHost == placeholderHost {
+		return []string{s.baseURL.Hostname()}
+	}
+	return []string{s.WGHost, s.baseURL.Hostname()}
+}
+
+// maxResolvers bounds how many are asked at once.
+const maxResolvers = 8
+
+// parseResolver reads an address, with or without a port.
+func parseResolver(text string) (string, error) {
+	text = strings.TrimSpace(text)
+	if a, err := netip.ParseAddr(text); err == nil {
+		return netip.AddrPortFrom(a, 53).String(), nil
+	}
+	ap, err := netip.ParseAddrPort(text)
+	if err == nil && ap.Port() == 0 {
+		err = errors.New("there is no port 0")
+	}
+	return ap.String(), err
 }
 
 // accessLog is the path of the access log, empty if it is off.

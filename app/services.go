@@ -11,6 +11,7 @@ import (
 	"gatecontrol/control/routes"
 	"gatecontrol/control/settings"
 	"gatecontrol/model"
+	"gatecontrol/proxy/dns01"
 	"gatecontrol/telemetry"
 )
 
@@ -45,9 +46,18 @@ func (a *App) buildServices(context.Context) (err error) {
 		HostAddrs: func() []netip.Addr { return append(hostAddrs(), s.publicAddrs()...) },
 		Skipped:   func() map[model.RouteID]error { return a.reconciler.Skipped() },
 		Blocked:   s.blockedPorts(a.ownPorts()...), MaxRange: s.L4MaxPortRange,
+		LookUp: a.lookUpOutside(), KnownAs: s.knownAs(),
 		AdminHost: s.adminHosts[0], ZoneDomain: s.DNSDomain, Tunnel: s.WGSubnet,
 	})
 	return a.buildCertService()
+}
+
+// lookUpOutside returns what asks the resolvers outside; nil if there are none.
+func (a *App) lookUpOutside() func(context.Context, string) ([]netip.Addr, error) {
+	if len(a.options.resolvers) == 0 {
+		return nil
+	}
+	return (&dns01.Resolver{Servers: a.options.resolvers, AtOnce: true}).Addrs4
 }
 
 // ensureAdmin makes the administrator at the first start. It comes late: the

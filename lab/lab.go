@@ -54,7 +54,8 @@ func Options(t testing.TB) app.Options {
 	o.AdminPassword = model.Secret(Password)
 	o.RateLimitAPI, o.RateLimitLogin = 1_000_000, 1000
 	o.TLSIssuer = "internal"
-	o.DNSUpstreams = []string{"127.0.0.1:1"} // nobody: tests ask nothing outside
+	nobody := []string{"127.0.0.1:1"} // tests ask nothing outside
+	o.DNSUpstreams, o.PublicResolvers = nobody, nobody
 	return o
 }
 

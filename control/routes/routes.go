@@ -35,6 +35,12 @@ type Options struct {
 	// HostAddrs tells the addresses of this host; nil knows of loopback alone. A
 	// direct target on one of them must not be a blocked port.
 	HostAddrs func() []netip.Addr
+	// LookUp returns the addresses of IPv4 that resolvers outside of this network
+	// give for a name; nil knows none.
+	LookUp func(ctx context.Context, name string) ([]netip.Addr, error)
+	// KnownAs are names and addresses by which this server is known outside, the
+	// one that counts first.
+	KnownAs []string
 
 	Blocked    []uint16     // ports that no port route listens on, our own among them
 	MaxRange   int          // most ports of one port route; 0 is 100
