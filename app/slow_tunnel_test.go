@@ -28,11 +28,9 @@ func TestSlowReadersBehindTunnel(t *testing.T) {
 		bound   = 512 << 10 // for each, on its whole way: half of that is in the tunnel
 		least   = 64 << 10  // a client that reads nothing takes so much all the same
 	)
-	s := lab.Start(t)
-	ids := make(map[string]int64)
-	for _, name := range []string{"held", "other"} {
+	s, calm := lab.Start(t), lab.Start(t)
+	published := func(s *lab.Server, name string) int64 {
 		id, p := s.Peer(t, name)
-		ids[name] = id
 		ln, err := p.Listen(8000)
 		if err != nil {
 			t.Fatal(err)
@@ -47,22 +45,26 @@ func TestSlowReadersBehindTunnel(t *testing.T) {
 		t.Cleanup(func() { _ = srv.Close() })
 		s.API.Call(t, 201, "POST", "/api/v1/routes",
 			map[string]any{"domain": name + ".example.test", "peer_id": id, "target_port": 8000, "https_enabled": false}, nil)
+		return id
 	}
+	held := published(s, "held")
+	published(s, "other")
+	published(calm, "calm")
 	received := func() int64 {
 		var got struct {
 			Peer struct{ TransferRx int64 }
 		}
-		s.API.Call(t, 200, "GET", fmt.Sprintf("/api/v1/peers/%d", ids["held"]), nil, &got)
+		s.API.Call(t, 200, "GET", fmt.Sprintf("/api/v1/peers/%d", held), nil, &got)
 		return got.Peer.TransferRx
 	}
 
-	client := trusting(t, s)
-	client.Timeout = 20 * time.Second
-	measure := func() (median, most map[string]time.Duration) {
-		median, most = make(map[string]time.Duration), make(map[string]time.Duration)
-		for name := range ids {
-			var times []time.Duration
-			for range 200 {
+	clients := map[string]*http.Client{"held": trusting(t, s), "other": trusting(t, s), "calm": trusting(t, calm)}
+	// The medians; in turns, so that whatever else this machine does is felt by all.
+	measure := func() map[string]time.Duration {
+		times := make(map[string][]time.Duration)
+		for range 200 {
+			for name, client := range clients {
+				client.Timeout = 20 * time.Second
 				began := time.Now()
 				res, err := client.Get("https://" + name + ".example.test/")
 				if err != nil {
@@ -73,14 +75,17 @@ func TestSlowReadersBehindTunnel(t *testing.T) {
 				if err != nil || res.StatusCode != 200 || string(b) != "not slow" {
 					t.Fatalf("%s: %s, %q, %v", name, res.Status, b, err)
 				}
-				times = append(times, time.Since(began))
+				times[name] = append(times[name], time.Since(began))
 			}
-			slices.Sort(times)
-			median[name], most[name] = times[len(times)/2], times[len(times)*99/100]
 		}
-		return median, most
+		median := make(map[string]time.Duration)
+		for name, list := range times {
+			slices.Sort(list)
+			median[name] = list[len(list)/2]
+		}
+		return median
 	}
-	median, most := measure()
+	measure() // connections and pools exist then
 
 	before := received()
 	for _, open := range slowReaders(t, s, "held.example.test", least) {
@@ -104,10 +109,10 @@ func TestSlowReadersBehindTunnel(t *testing.T) {
 	if came > all*bound || came < all*least/4 {
 		t.Errorf("%d KiB came through the tunnel for each of %d streams", came>>10/all, all)
 	}
-	nowMedian, nowMost := measure()
-	for name := range ids {
-		t.Logf("%s: median %s, then %s; 99 %% within %s, then %s", name, median[name], nowMedian[name], most[name], nowMost[name])
-		if nowMedian[name] > 5*median[name]+2*time.Millisecond || nowMost[name] > 10*most[name]+50*time.Millisecond {
+	median := measure()
+	t.Logf("medians: %v", median)
+	for _, name := range []string{"held", "other"} {
+		if median[name] > 5*median["calm"]+2*time.Millisecond {
 			t.Errorf("%s is slower while others do not read", name)
 		}
 	}
