@@ -12,8 +12,8 @@ import (
 
 // Update changes the fields of a peer that in holds.
 func (s *Service) Update(ctx context.Context, id model.PeerID, in Input) (View, error) {
-	if in.QuotaBytes.Set {
-		s.o.Meter.Read()
+	if in.QuotaBytes.Set || in.Enabled.Set {
+		s.o.Meter.Read() // the tunnel forgets who leaves it
 	}
 	changed := false
 	v, err := s.update(ctx, func(tx *store.Tx, now time.Time) (*model.Peer, error) {
@@ -60,6 +60,7 @@ func (s *Service) Update(ctx context.Context, id model.PeerID, in Input) (View, 
 
 // Toggle enables a disabled peer and disables an enabled one.
 func (s *Service) Toggle(ctx context.Context, id model.PeerID) (View, error) {
+	s.o.Meter.Read()
 	return s.update(ctx, func(tx *store.Tx, now time.Time) (*model.Peer, error) {
 		p, err := load(tx, id)
 		if err != nil {
@@ -170,6 +171,7 @@ func (s *Service) Batch(ctx context.Context, action string, ids []int64) (affect
 	if err != nil {
 		return 0, err
 	}
+	s.o.Meter.Read()
 	now := s.o.Now().UTC()
 	err = s.o.DB.Update(ctx, func(tx *store.Tx) error {
 		done := make([]model.PeerID, 0, len(unique))

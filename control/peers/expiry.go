@@ -57,6 +57,7 @@ func (s *Service) Expire(ctx context.Context, now time.Time) error {
 	if err != nil || !ok || next.After(now) {
 		return err
 	}
+	s.o.Meter.Read()
 	now = now.UTC()
 	return s.o.DB.Update(ctx, func(tx *store.Tx) error {
 		var due []model.PeerID

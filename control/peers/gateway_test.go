@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"gatecontrol/model"
 )
@@ -51,4 +52,34 @@ func TestEnvContent(t *testing.T) {
 	env := &GatewayEnv{APIToken: model.Secret("gc_gw_" + strings.Repeat("a1", 32)), PushToken: model.Secret(strings.Repeat("b2", 32))}
 	golden(t, "gateway.env", b.envContent(p, env, fixedKey(1), fixedKey(2)).Reveal())
 	golden(t, "gateway-no-psk.env", b.envContent(p, env, fixedKey(1), model.PrivateKey{}).Reveal())
+}
+
+// TestLastWords has what a peer moved read before it leaves the tunnel, which
+// forgets it then.
+func TestLastWords(t *testing.T) {
+	b := newBench(t, "10.8.0.0/24")
+	p := b.create(t, "a", expires("2026-11-21T12:00:01Z"))
+	for name, leave := range map[string]func() error{
+		"toggle": func() error { _, err := b.Toggle(t.Context(), p.ID); return err },
+		"update": func() error {
+			_, err := b.Update(t.Context(), p.ID, Input{Enabled: model.Value(false)})
+			return err
+		},
+		"batch": func() error {
+			_, err := b.Batch(t.Context(), "disable", []int64{int64(p.ID)})
+			return err
+		},
+		"expiry": func() error { return b.Expire(t.Context(), b.now.Add(time.Minute)) },
+	} {
+		if _, err := b.Update(t.Context(), p.ID, Input{Enabled: model.Value(true)}); err != nil {
+			t.Fatal(err)
+		}
+		reads := b.meter.reads
+		if err := leave(); err != nil || b.get(t, p.ID).Enabled {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if b.meter.reads == reads {
+			t.Errorf("%s: what it moved is lost", name)
+		}
+	}
 }
