@@ -263,7 +263,7 @@ func (a *App) buildPlanes(context.Context) (err error) {
 		Log: a.log.With("part", "proxy"), Dial: dial, DialAdmin: a.web.pipe.dial,
 		Certificate: a.issuance.Certificate, Challenge: a.issuance.Challenge, ChallengeCertificate: a.issuance.ChallengeCertificate,
 		Serving: a.issuance.Serve, HTTPSPort: portOf(a.web.https), Clients: a.clients(), Observe: observe, Country: a.openCountries(), Bots: a.bots,
-		LastSeen: (&sightings{peers: func() []model.PeerStatus { return a.tunnel.Status().Peers }}).lastSeen,
+		LastSeen: a.newSightings().lastSeen,
 	}); err != nil {
 		return err
 	}

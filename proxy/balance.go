@@ -19,6 +19,7 @@ import (
 type upstream struct {
 	target Target
 	pool   *pool
+	fields string // complete field lines that only a home gateway gets
 	weight int    // among the backends of its route
 	mark   string // names it in a sticky cookie
 }

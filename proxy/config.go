@@ -86,6 +86,9 @@ type Target struct {
 	// in a home network have none that could be.
 	TLS      bool
 	PeerName string // the peer behind Addr, for the error page and the log; may be empty
+	// Behind is the service to which the home gateway at Addr leads on, host:port in
+	// the gateway's network: nothing here connects to it. Empty: Addr is the service.
+	Behind string
 }
 
 // Equal reports whether c and d ask for the same, in the same order.
@@ -195,7 +198,7 @@ func (s *Server) addRoute(snap, prev *snapshot, in *Route, r *route) error {
 	case in.ID <= 0:
 		return model.Invalid("id", "a route needs a positive id")
 	}
-	if err := checkTarget("target", host, in.Target); err != nil {
+	if err := checkGateway(host, in.Target); err != nil {
 		return err
 	}
 	if other := snap.hosts[host]; other != nil {
@@ -258,8 +261,20 @@ func (s *Server) addOptions(snap, prev *snapshot, r *route) (err error) {
 	return err
 }
 
+// checkGateway checks a target that may be a home gateway. The way to that is never
+// TLS.
+func checkGateway(host string, t Target) error {
+	if t.Behind != "" && (t.TLS || !isVisible(t.Behind)) {
+		return model.Invalid("target", "%s has no usable target behind its home gateway", host)
+	}
+	t.Behind = ""
+	return checkTarget("target", host, t)
+}
+
 func checkTarget(field, host string, t Target) error {
 	switch {
+	case t.Behind != "":
+		return model.Invalid(field, "%s leads through a home gateway with its own target alone", host)
 	case !t.Addr.IsValid() || t.Addr.Port() == 0:
 		return model.Invalid(field, "%s has no usable target address", host)
 	case t.Addr.Addr().IsUnspecified() || t.Addr.Addr().IsMulticast():
@@ -270,14 +285,18 @@ func checkTarget(field, host string, t Target) error {
 
 // upstream is how requests of r reach t.
 func (s *Server) upstream(snap, prev *snapshot, r *route, t Target) upstream {
-	key := poolKey{addr: netip.AddrPortFrom(t.Addr.Addr().Unmap(), t.Addr.Port()), tls: t.TLS}
+	key := poolKey{addr: netip.AddrPortFrom(t.Addr.Addr().Unmap(), t.Addr.Port()), tls: t.TLS, behind: t.Behind}
 	if key.tls {
 		key.name = r.host // goes out as SNI, so the backend may bind the connection to it
 		if host := r.toBackend.host(); host != "" {
 			key.name, _ = model.NormalizeHost(host)
 		}
 	}
-	return upstream{target: t, pool: s.pool(snap, prev, key)}
+	up := upstream{target: t, pool: s.pool(snap, prev, key)}
+	if t.Behind != "" {
+		up.fields = "X-Gateway-Target-Domain: " + r.host + "\r\nX-Gateway-Target: " + t.Behind + "\r\n"
+	}
+	return up
 }
 
 // pool returns the pool of key in snap, taken over from prev or new.

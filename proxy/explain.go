@@ -20,6 +20,7 @@ const (
 	stepChallenge = "acme_challenge"
 	stepMatch     = "match"
 	stepPath      = "path"
+	stepGateway   = "gateway"
 )
 
 // Explain tells what the proxy would do with a request: it asks the same gates, on
@@ -129,8 +130,16 @@ func (s *Server) explainForward(e *model.Explanation, step func(string, *verdict
 	if path != nil && path.strip {
 		q.strip = len(path.prefix)
 	}
-	e.Head = string(q.appendHead(nil, v.ctx, v.client, r, snap))
-	for _, up := range r.candidates(path, &q) {
+	candidates := r.candidates(path, &q)
+	e.Head = string(q.appendHead(nil, v.ctx, v.client, r, &candidates[0], snap))
+	if t := &candidates[0].target; t.Behind != "" {
+		note := fmt.Sprintf("the home gateway %s leads on to %s", t.PeerName, t.Behind)
+		if _, away := s.away(t); away {
+			note += "; it is not connected"
+		}
+		step(stepGateway, nil, note)
+	}
+	for _, up := range candidates {
 		if up.pool.key != (poolKey{}) { // of the admin API there is none
 			e.Targets = append(e.Targets, model.ExplainedTarget{Addr: up.target.Addr, Peer: up.target.PeerName, TLS: up.target.TLS})
 		}

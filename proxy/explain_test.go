@@ -61,6 +61,9 @@ func TestExplain(t *testing.T) {
 		{ID: 9, Host: "dropped.test", Target: Target{Addr: addr}, Options: &RouteOptions{Bots: &model.BotBlocker{Mode: model.BotDrop}}},
 		{ID: 10, Host: "login.test", Target: Target{Addr: addr}, Options: &RouteOptions{BasicAuth: login}},
 		{ID: 11, Host: "uncertified.test", Target: Target{Addr: addr}},
+		{ID: 12, Host: "behind.test", Target: Target{Addr: addr, PeerName: "home", Behind: "192.168.2.228:5001"}, Options: &RouteOptions{
+			Paths: []Path{{Prefix: "/app", Target: &Target{Addr: addr}}},
+		}},
 		{ID: 13, Host: "filtered.test", Target: Target{Addr: addr}, Options: &RouteOptions{
 			IPFilter: &model.IPFilter{Mode: model.FilterBlacklist, Rules: []model.IPRule{{Type: model.RuleCIDR, Value: "127.0.8.0/24"}}},
 		}},
@@ -127,6 +130,8 @@ func TestExplain(t *testing.T) {
 		{name: "for servers", url: "https://mutual.test/", route: 8, cert: forServers, refused: "tls_handshake", status: 444, steps: "force_https+ client_certificate-"},
 		{name: "on the plain port", url: "http://mutual.test/", route: 8, cert: ca.client("ann"), refused: "force_https", status: 308, steps: "force_https- client_certificate-"},
 		{name: "certificate that nobody asks for", url: "https://plain.test/", route: 1, cert: ca.client("ann")},
+		{name: "through a home gateway", url: "https://behind.test/", route: 12, steps: "gateway+", fields: []model.HeaderField{{Name: "X-Gateway-Target", Value: "10.0.0.1:22"}}},
+		{name: "past a home gateway", url: "https://behind.test/app", route: 12, steps: "path+"},
 		{name: "a path that is none", url: "https://paths.test/application", route: 7},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -228,15 +233,22 @@ func TestExplain(t *testing.T) {
 			}
 		})
 	}
+	ask := model.ExplainRequest{URL: "https://behind.test/", Address: netip.MustParseAddr(stranger)}
+	for want, seen := range map[string]Sighting{"home leads on to 192.168.2.228:5001": {Online: true}, "home leads on to 192.168.2.228:5001; it is not connected": {}} {
+		r.srv.opts.LastSeen = func(netip.Addr) (Sighting, bool) { return seen, true }
+		if e, err := r.srv.Explain(ask); err != nil || !strings.HasSuffix(e.Steps[len(e.Steps)-1].Reason, want) {
+			t.Errorf("%+v, %v, want %s", e, err, want)
+		}
+	}
 	if e, err := r.srv.Explain(model.ExplainRequest{URL: "https://mutual.test/", Address: netip.MustParseAddr(stranger), HasCertificate: true}); err != nil || e.Refused != "" {
 		t.Errorf("with a certificate that is not given: %+v, %v", e, err)
 	}
-	all := []string{"tls_handshake", "head", "match", "path"}
+	all := []string{"tls_handshake", "head", "match", "path", "gateway"}
 	for _, step := range pipeline {
 		all = append(all, step.name)
 	}
 	never := []string{
-		"trace-",              // refuses nobody
+		"trace-", "gateway-", // refuse nobody
 		"circuit_breaker+",    // there is none while it is closed
 		"client_certificate-", // a new connection is refused before; an old one: TestClientCertificatesOfEveryVersion
 	}

@@ -110,7 +110,7 @@ func (s *Server) forward(ctx *fasthttp.RequestCtx, cl client, snap *snapshot, r 
 		ex.request.strip = len(path.prefix)
 	}
 	ex.choose()
-	ex.out = ex.request.appendHead(ex.out[:0], ctx, cl, r, snap)
+	ex.out = ex.request.appendHead(ex.out[:0], ctx, cl, r, ex.up, snap)
 	if len(r.mirrors) > 0 && ex.request.upgrade == nil {
 		ex.copyRequest(ctx, snap)
 	}
@@ -134,6 +134,9 @@ func (s *Server) forward(ctx *fasthttp.RequestCtx, cl client, snap *snapshot, r 
 // once, if the request may be sent twice.
 func (ex *exchange) attempt(head bool) error {
 	q := &ex.request
+	if ex.srv.spared(ex.up) {
+		return errGatewayAway
+	}
 	// What could not be connected to has to prove that it can.
 	for fresh := q.upgrade != nil || ex.up.pool.rest.Load() != 0; ; fresh = true {
 		var bc *backendConn
@@ -143,7 +146,7 @@ func (ex *exchange) attempt(head bool) error {
 		}
 		switch {
 		case bc != nil:
-		case q.grpc && !ex.route.admin:
+		case q.grpc && !ex.route.admin && ex.up.target.Behind == "": // home gateways speak HTTP/1.1
 			bc, err = ex.up.pool.getGRPC()
 		default:
 			bc, err = ex.up.pool.get(fresh, !q.replayable)

@@ -109,8 +109,9 @@ func forwardable(connection []byte, f *field) bool {
 
 // appendHead writes the head that the backend gets: method and target byte for
 // byte, the fields of the client without those of its hop and those that are
-// ours, then ours.
-func (q *request) appendHead(b []byte, ctx *fasthttp.RequestCtx, cl client, r *route, snap *snapshot) []byte {
+// ours, then ours. Attempts that go elsewhere than up send the same: where there
+// are several backends none is a home gateway.
+func (q *request) appendHead(b []byte, ctx *fasthttp.RequestCtx, cl client, r *route, up *upstream, snap *snapshot) []byte {
 	h := &ctx.Request.Header
 	b = append(append(b, h.Method()...), ' ')
 	b = append(q.appendTarget(b, h.RequestURI()), " HTTP/1.1\r\n"...)
@@ -131,6 +132,7 @@ func (q *request) appendHead(b []byte, ctx *fasthttp.RequestCtx, cl client, r *r
 	}
 	b = r.toBackend.append(b)
 	b = q.appendForwarded(b, h, cl, r, snap)
+	b = append(b, up.fields...)
 	b = appendVia(b, cl.Version())
 	return append(b, "\r\n"...)
 }

@@ -20,6 +20,21 @@ const ownFields = "Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\
 // peerRetry is when a page about a peer that is away says to come back.
 const peerRetry = 30 * time.Second
 
+// Sighting is what is known of a peer.
+type Sighting struct {
+	Online bool      // it is connected
+	Last   time.Time // when it was connected last, zero: not as far as is known
+}
+
+// away reports whether the peer behind t is known not to be connected.
+func (s *Server) away(t *Target) (Sighting, bool) {
+	if s.opts.LastSeen == nil {
+		return Sighting{}, false
+	}
+	seen, known := s.opts.LastSeen(t.Addr.Addr())
+	return seen, known && !seen.Online
+}
+
 // notice is what a page is about.
 type notice struct {
 	status int
@@ -72,19 +87,20 @@ func (s *Server) explain(n *notice, t texts) (title, text string) {
 		peer = n.target.PeerName
 	}
 	if key == "unreachable" && peer != "" {
-		key = "unreachable_peer"
-		if s.opts.LastSeen != nil {
-			at, known := s.opts.LastSeen(n.target.Addr.Addr())
-			switch {
-			case !known:
-			case at.IsZero():
-				key = "peer_never_seen"
-			case time.Since(at) >= model.OnlineWindow:
-				key, seen = "peer_away", at.UTC().Format(t["time"].text)
-			}
-			if key != "unreachable_peer" {
-				n.fields += retryAfter(peerRetry)
-			}
+		kind := "peer"
+		if n.target.Behind != "" {
+			kind = "gateway"
+		}
+		switch last, away := s.away(n.target); {
+		case !away:
+			key = "unreachable_" + kind
+		case last.Last.IsZero():
+			key = kind + "_never_seen"
+		default:
+			key, seen = kind+"_away", last.Last.UTC().Format(t["time"].text)
+		}
+		if key != "unreachable_peer" { // a gateway that is there may be starting
+			n.fields += retryAfter(peerRetry)
 		}
 	}
 	host := t["this_service"].title

@@ -121,31 +121,39 @@ func TestPages(t *testing.T) {
 	}
 	dead := netip.MustParseAddrPort(gone.Addr().String())
 	gone.Close()
-	seen := map[string]time.Time{
-		"away":   time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC),
-		"online": time.Now(),
+	seen := map[string]Sighting{
+		"away":   {Last: time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)},
+		"online": {Online: true, Last: time.Now()},
 		"never":  {},
 	}
 	var now atomic.Value // which of them has the address
 	tune := func(o *Options, _ *limits) {
-		o.LastSeen = func(addr netip.Addr) (time.Time, bool) {
+		o.LastSeen = func(addr netip.Addr) (Sighting, bool) {
 			at, ok := seen[now.Load().(string)]
 			return at, ok && addr == dead.Addr()
 		}
 	}
+	const behind = "192.168.2.228:5001" // is on no page
 	tests := []struct {
 		name, seen, peer, accept, language string
 		want                               []string
 		retry                              string
+		behind                             string
 	}{
-		{"online", "online", "nas", "text/plain", "", []string{"app.test cannot be reached", "but nas does not answer"}, ""},
-		{"not a peer", "", "nas", "text/plain", "", []string{"but nas does not answer"}, ""},
-		{"no name", "away", "", "text/plain", "", []string{"the service behind it does not answer"}, ""},
-		{"away", "away", "nas", "text/plain", "", []string{"nas is not connected", "last on 4 March 2026, 05:06 UTC"}, "30"},
-		{"away, in German", "away", "nas", "text/plain", "de", []string{"nas ist nicht verbunden", "zuletzt am 04.03.2026, 05:06 UTC"}, "30"},
-		{"never seen", "never", "nas", "text/plain", "", []string{"nas is not connected", "has not been connected"}, "30"},
-		{"JSON", "away", "nas", "application/json", "de", []string{`"ok":false`, `"error":"nas ist nicht verbunden"`}, "30"},
-		{"HTML", "away", "<b>&\"", "text/html", "de", []string{`<html lang="de">`, "<h1>&lt;b&gt;&amp;&#34; ist nicht verbunden</h1>", "Fehler 502 &middot; Anfrage "}, "30"},
+		{"online", "online", "nas", "text/plain", "", []string{"app.test cannot be reached", "but nas does not answer"}, "", ""},
+		{"not a peer", "", "nas", "text/plain", "", []string{"but nas does not answer"}, "", ""},
+		{"no name", "away", "", "text/plain", "", []string{"the service behind it does not answer"}, "", ""},
+		{"away", "away", "nas", "text/plain", "", []string{"nas is not connected", "last on 4 March 2026, 05:06 UTC"}, "30", ""},
+		{"away, in German", "away", "nas", "text/plain", "de", []string{"nas ist nicht verbunden", "zuletzt am 04.03.2026, 05:06 UTC"}, "30", ""},
+		{"never seen", "never", "nas", "text/plain", "", []string{"nas is not connected", "has not been connected"}, "30", ""},
+		{"JSON", "away", "nas", "application/json", "de", []string{`"ok":false`, `"error":"nas ist nicht verbunden"`}, "30", ""},
+		{"HTML", "away", "<b>&\"", "text/html", "de", []string{`<html lang="de">`, "<h1>&lt;b&gt;&amp;&#34; ist nicht verbunden</h1>", "Fehler 502 &middot; Anfrage "}, "30", ""},
+		{"a gateway that is there", "online", "home", "text/plain", "", []string{"app.test cannot be reached", "behind the home gateway home, which does not answer"}, "30", behind},
+		{"a gateway that nobody knows", "", "home", "text/plain", "de", []string{"app.test ist nicht erreichbar", "hinter dem Heim-Gateway home"}, "30", behind},
+		{"a gateway that is away", "away", "home", "text/plain", "", []string{"home is not connected", "app.test is behind", "last on 4 March 2026, 05:06 UTC"}, "30", behind},
+		{"a gateway that is away, in German", "away", "home", "application/json", "de", []string{`"error":"home ist nicht verbunden"`, "zuletzt am 04.03.2026, 05:06 UTC"}, "30", behind},
+		{"a gateway that never came", "never", "home", "text/plain", "", []string{"home is not connected", "has not been connected to this server yet"}, "30", behind},
+		{"a gateway, HTML", "away", "<b>&\"", "text/html", "en", []string{"<h1>&lt;b&gt;&amp;&#34; is not connected</h1>", "the home gateway &lt;b&gt;&amp;&#34;, which"}, "30", behind},
 	}
 	forEachProtocol(t, func(t *testing.T, via func(*rig) *http.Client) {
 		r := newRig(t, Config{}, tune)
@@ -153,7 +161,7 @@ func TestPages(t *testing.T) {
 		for _, tt := range tests {
 			t.Run(tt.name, func(t *testing.T) {
 				now.Store(tt.seen)
-				r.commit(Config{Routes: []Route{{ID: 1, Host: "app.test", Target: Target{Addr: dead, PeerName: tt.peer}}}})
+				r.commit(Config{Routes: []Route{{ID: 1, Host: "app.test", Target: Target{Addr: dead, PeerName: tt.peer, Behind: tt.behind}}}})
 				req, _ := http.NewRequest("GET", "https://app.test/echo-me?echo-me", nil)
 				req.Header.Set("Accept", tt.accept)
 				req.Header.Set("Accept-Language", tt.language)
@@ -172,6 +180,9 @@ func TestPages(t *testing.T) {
 					if want == "" || !strings.Contains(body, want) {
 						t.Errorf("%q is not in %s", want, body)
 					}
+				}
+				if strings.Contains(body, "192.168.") {
+					t.Errorf("what is behind the gateway is told: %s", body)
 				}
 				if strings.Contains(body, "echo-me") {
 					t.Errorf("the request is repeated: %s", body)

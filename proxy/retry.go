@@ -50,7 +50,7 @@ var errLeft = errors.New("the client has left")
 // the same when said twice (RFC 9110, section 9.2.2).
 func (ex *exchange) mayRepeat(err error, statuses []int) bool {
 	switch {
-	case ex.left.Load():
+	case ex.left.Load(), errors.Is(err, errGatewayAway):
 		return false
 	case errors.Is(err, errUnreachable):
 		return true // nothing was sent

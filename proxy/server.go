@@ -67,10 +67,9 @@ type Options struct {
 	// Observe is told of each request once its answer has ended. It is called by
 	// the goroutines that answer, so it must not wait, and must not keep the record.
 	Observe func(*model.AccessRecord)
-	// LastSeen tells when the peer with a tunnel address was connected last, zero if
-	// it was not since the start; false if no peer has the address. It must not
-	// wait. Without it, error pages do not tell.
-	LastSeen func(addr netip.Addr) (time.Time, bool)
+	// LastSeen tells what is known of the peer with a tunnel address; false if no
+	// peer has it. It must not wait. Without it, error pages do not tell.
+	LastSeen func(addr netip.Addr) (Sighting, bool)
 	// Bots are the networks that bot blockers refuse; nil stands for all that are
 	// known without asking.
 	Bots *Bots

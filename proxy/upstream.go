@@ -18,6 +18,9 @@ type poolKey struct {
 	addr netip.AddrPort
 	tls  bool
 	name string // SNI of a TLS backend
+	// behind is a Target's Behind: services share their gateway and no connection, for
+	// a login may be good for one.
+	behind string
 }
 
 // pool keeps unused connections to one target. It outlives the snapshots that
@@ -165,6 +168,20 @@ func closeConns(all []*backendConn) {
 // errUnreachable says that no connection to a backend came about, for whatever
 // reason.
 var errUnreachable = errors.New("cannot connect")
+
+// errGatewayAway is errUnreachable without a try.
+var errGatewayAway = fmt.Errorf("%w: the home gateway is not connected", errUnreachable)
+
+// spared reports whether up is not worth a wait for a connection: a home gateway
+// that is not connected and could not be reached a moment ago. After a rest one
+// request tries, and as soon as it is connected all do.
+func (s *Server) spared(up *upstream) bool {
+	if up.target.Behind == "" || up.pool.claim(s.elapsed()) {
+		return false
+	}
+	_, away := s.away(&up.target)
+	return away
+}
 
 // dial opens a connection for exchanges.
 func (p *pool) dial() (*backendConn, error) {
