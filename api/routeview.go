@@ -22,9 +22,9 @@ type routeView struct {
 	TargetIP       string          `json:"target_ip"`
 	TargetPort     uint16          `json:"target_port"`
 	PeerID         *model.PeerID   `json:"peer_id"`
-	TargetPeerID   *int64          `json:"target_peer_id"`
+	TargetPeerID   *model.PeerID   `json:"target_peer_id"`
 	TargetLANHost  *string         `json:"target_lan_host"`
-	TargetLANPort  *int64          `json:"target_lan_port"`
+	TargetLANPort  *uint16         `json:"target_lan_port"`
 	WOLEnabled     int01           `json:"wol_enabled"`
 	WOLMAC         *string         `json:"wol_mac"`
 	TargetPoolID   *int64          `json:"target_pool_id"`
@@ -122,7 +122,7 @@ type routeView struct {
 func viewRoute(r *routes.View) routeView {
 	v := routeView{
 		ID: r.ID, Domain: orNull(r.Domain), RouteType: r.Type, Enabled: bit(r.Enabled), Description: r.Description,
-		TargetKind: "peer", TargetIP: r.Target.Addr.String(), TargetPort: r.Target.Port,
+		TargetKind: r.Target.Kind(), TargetIP: r.Target.ShownAddr().String(), TargetPort: r.Target.Port,
 		HTTPSEnabled: bit(r.ForceHTTPS), BackendHTTPS: bit(r.BackendHTTPS),
 		BotBlockerCount: r.BotsBlocked,
 		DomainIsPublic:  r.Domain != "" && model.DomainIsPublic(r.Domain), Problem: orNull(r.Error),
@@ -136,6 +136,16 @@ func viewRoute(r *routes.View) routeView {
 		enabled := bit(p.Enabled)
 		v.PeerName, v.PeerIP, v.PeerEnabled = orNull(p.Name), orNull(prefixes(p.AllowedIPs)), &enabled
 		v.TargetIP = p.Address().String()
+	}
+	if g := r.Target.Gateway; g != nil {
+		v.TargetLANHost, v.TargetLANPort = &g.Host, &g.Port
+		if g.Peer != 0 {
+			v.TargetPeerID = &g.Peer
+		}
+	}
+	if p := r.Gateway; p != nil {
+		enabled := bit(p.Enabled)
+		v.TargetPeerName, v.TargetPeerIP, v.TargetPeerEnabled = orNull(p.Name), orNull(prefixes(p.AllowedIPs)), &enabled
 	}
 	if r.L4 != nil {
 		v.L4Protocol, v.L4ListenPort, v.L4TLSMode = orNull(r.L4.Network), orNull(r.L4.Ports.String()), orNull(r.L4.TLS)

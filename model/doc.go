@@ -26,7 +26,10 @@
 //   - exit: the way out to the internet for packets of peers.
 //   - route: a published service: a domain (type http) or a port (type l4) and the
 //     target behind it.
-//   - target: what an administrator picks: a peer and a port, or an address and a port.
+//   - target: what an administrator picks: a peer and a port, an address and a port,
+//     or a service behind a home gateway.
+//   - home gateway: a peer that takes requests in the tunnel and leads them on to
+//     services in the network that it is in.
 //   - upstream: what the proxy dials for a target.
 //   - listener: an open port of ours.
 //   - zone, record, forwarder: the internal DNS domain, one name in it, and who answers

@@ -35,8 +35,10 @@ type Route struct {
 
 	Target Target `json:"target"`
 
-	ForceHTTPS   bool `json:"force_https"`   // plain requests are sent to https
-	BackendHTTPS bool `json:"backend_https"` // TLS to the backend, its certificate unchecked
+	ForceHTTPS bool `json:"force_https"` // plain requests are sent to https
+	// BackendHTTPS is TLS to the backend, its certificate unchecked. Behind a home
+	// gateway that is the gateway's way to it, not ours to the gateway.
+	BackendHTTPS bool `json:"backend_https"`
 
 	L4  *L4  `json:"l4,omitempty"`  // only for RouteL4
 	Web *Web `json:"web,omitempty"` // only for RouteHTTP; nil: DefaultWeb
@@ -53,12 +55,16 @@ func (r *Route) Options() Web {
 	return *r.Web
 }
 
-// Target is what an administrator picks: a peer and a port of it, or an
-// address and a port.
+// Target is what an administrator picks: a peer and a port of it, an address and
+// a port, or a service behind a home gateway.
 type Target struct {
 	Peer PeerID     `json:"peer,omitempty"` // 0: Addr counts
 	Addr netip.Addr `json:"addr"`           // with a peer: its tunnel address when this was written
 	Port uint16     `json:"port"`
+
+	// Gateway counts instead of Peer and Addr, which are zero beside it. Port is
+	// then what the API shows, mostly that of Gateway.
+	Gateway *GatewayTarget `json:"gateway,omitempty"`
 }
 
 // L4 is what a port route adds.

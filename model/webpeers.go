@@ -2,8 +2,8 @@ package model
 
 import "slices"
 
-// Peers lists every peer that r names, each once: as its target, a backend, a
-// mirror or the target of a path, or in its ACL.
+// Peers lists every peer that r names, each once: as its target or the home
+// gateway before that, a backend, a mirror or the target of a path, or in its ACL.
 func (r *Route) Peers() []PeerID {
 	var list []PeerID
 	add := func(id PeerID) {
@@ -12,6 +12,9 @@ func (r *Route) Peers() []PeerID {
 		}
 	}
 	add(r.Target.Peer)
+	if g := r.Target.Gateway; g != nil {
+		add(g.Peer)
+	}
 	if w := r.Web; w != nil {
 		for _, b := range w.Backends {
 			add(b.Peer)
@@ -30,7 +33,7 @@ func (r *Route) Peers() []PeerID {
 
 // Names reports whether r names the peer. It makes no garbage.
 func (r *Route) Names(id PeerID) bool {
-	if r.Target.Peer == id {
+	if r.LeadsTo(id) {
 		return true
 	}
 	w := r.Web
@@ -38,6 +41,11 @@ func (r *Route) Names(id PeerID) bool {
 		slices.ContainsFunc(w.Backends, func(b Backend) bool { return b.Peer == id }) ||
 		slices.ContainsFunc(w.Mirror.Targets, func(m MirrorTarget) bool { return m.Peer == id }) ||
 		slices.ContainsFunc(w.Paths, func(p Path) bool { return p.Peer == id }))
+}
+
+// LeadsTo reports whether the target of r is the peer, or behind it.
+func (r *Route) LeadsTo(id PeerID) bool {
+	return r.Target.Peer == id || r.Target.Gateway != nil && r.Target.Gateway.Peer == id
 }
 
 // Forget takes a peer out of the options of r, and reports whether that leaves a

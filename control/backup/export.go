@@ -130,10 +130,13 @@ func gateway(p *model.Peer) Gateway {
 }
 
 func route(r *model.Route, n *names) Route {
-	out := Route{TargetKind: "peer"}
+	out := Route{TargetKind: r.Target.Kind()}
 	out.setOptions(r, n)
 	out.Domain, out.Description = orNull(r.Domain), r.Description
-	out.TargetIP, out.TargetPort = r.Target.Addr.String(), r.Target.Port
+	out.TargetIP, out.TargetPort = r.Target.ShownAddr().String(), r.Target.Port
+	if g := r.Target.Gateway; g != nil {
+		out.TargetPeerName, out.TargetLANHost, out.TargetLANPort = orNull(n.peers[g.Peer]), &g.Host, &g.Port
+	}
 	out.HTTPSEnabled, out.BackendHTTPS = bit(r.ForceHTTPS), bit(r.BackendHTTPS)
 	out.Enabled, out.RouteType = bit(r.Enabled), r.Type
 	if r.L4 != nil {

@@ -97,6 +97,8 @@ func fill(t testing.TB, db *store.DB) {
 				L4: &model.L4{Network: "udp", Ports: model.PortRange{First: 5000, Last: 5010}, TLS: model.TLSNone}, CreatedAt: noon, UpdatedAt: noon},
 			{Type: model.RouteHTTP, Domain: "all.example.com", Enabled: true, Target: model.Target{Peer: nas.ID, Addr: ip("10.8.0.2"), Port: 5000}, CreatedAt: noon, UpdatedAt: noon,
 				Web: allOptions(nas.ID, home.ID, user.ID)},
+			{Type: model.RouteHTTP, Domain: "behind.example.com", Enabled: true, BackendHTTPS: true, CreatedAt: noon, UpdatedAt: noon,
+				Target: model.Target{Port: 5001, Gateway: &model.GatewayTarget{Peer: home.ID, Host: "192.168.2.228", Port: 5001}}},
 		} {
 			if err := store.Routes.Insert(tx, r); err != nil {
 				return err

@@ -74,7 +74,7 @@ type Route struct {
 
 	TargetKind    string  `json:"target_kind"`
 	TargetLANHost *string `json:"target_lan_host"`
-	TargetLANPort *int64  `json:"target_lan_port"`
+	TargetLANPort *uint16 `json:"target_lan_port"`
 	WOLEnabled    bit     `json:"wol_enabled"`
 	WOLMAC        *string `json:"wol_mac"`
 

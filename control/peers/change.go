@@ -151,6 +151,10 @@ func forget(ctx context.Context, tx *store.Tx, r *model.Route, p *model.Peer, no
 		// The address stays, to be seen; no route is enabled on it without a peer.
 		r.Target.Peer, r.Target.Addr, lost = 0, p.Address(), true
 	}
+	if g := r.Target.Gateway; g != nil && g.Peer == p.ID {
+		left := *g // what is behind it stays, to be seen and led to through another one
+		left.Peer, r.Target.Gateway, lost = 0, &left, true
+	}
 	if lost && r.Enabled {
 		e.Type, e.Severity = "route_disabled", model.SeverityWarning
 		e.Message = fmt.Sprintf("route %d was disabled with the deletion of peer %s, its target", r.ID, p.Name)

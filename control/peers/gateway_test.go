@@ -3,12 +3,14 @@ package peers
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"regexp"
 	"strings"
 	"testing"
 	"time"
 
 	"gatecontrol/model"
+	"gatecontrol/store"
 )
 
 func TestCreateGateway(t *testing.T) {
@@ -52,6 +54,69 @@ func TestEnvContent(t *testing.T) {
 	env := &GatewayEnv{APIToken: model.Secret("gc_gw_" + strings.Repeat("a1", 32)), PushToken: model.Secret(strings.Repeat("b2", 32))}
 	golden(t, "gateway.env", b.envContent(p, env, fixedKey(1), fixedKey(2)).Reveal())
 	golden(t, "gateway-no-psk.env", b.envContent(p, env, fixedKey(1), model.PrivateKey{}).Reveal())
+}
+
+// TestDeleteGateway deletes home gateways that routes lead through: those are
+// disabled, and keep what is behind for another gateway.
+func TestDeleteGateway(t *testing.T) {
+	for name, del := range map[string]func(*bench, *testing.T, model.PeerID) error{
+		"one": func(b *bench, t *testing.T, id model.PeerID) error { return b.Delete(t.Context(), id) },
+		"batch": func(b *bench, t *testing.T, id model.PeerID) error {
+			_, err := b.Batch(t.Context(), "delete", []int64{int64(id)})
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, "10.8.0.0/24")
+			home := func(in *Input) { in.IsGateway = model.Value(true) }
+			gone, stays := b.create(t, "gone", home), b.create(t, "stays", home)
+			through := func(p Created) model.Target {
+				return model.Target{Port: 80, Gateway: &model.GatewayTarget{Peer: p.ID, Host: "nas", Port: 80}}
+			}
+			b.write(t, func(tx *store.Tx) error {
+				for _, r := range []*model.Route{
+					{Domain: "a.example.com", Enabled: true, Target: through(gone)},
+					{Domain: "b.example.com", Target: through(gone)},
+					{Domain: "c.example.com", Enabled: true, Target: through(stays)},
+				} {
+					r.Type = model.RouteHTTP
+					if err := store.Routes.Insert(tx, r); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+			before := len(b.events(t))
+			if err := del(b, t, gone.ID); err != nil {
+				t.Fatal(err)
+			}
+			var told []string
+			for _, e := range b.events(t)[before:] {
+				told = append(told, e.Type)
+			}
+			if len(told) != 2 || told[0] != "route_disabled" {
+				t.Errorf("events %v", told)
+			}
+			if err := b.db.View(func(tx *store.Tx) error {
+				for id, want := range map[model.RouteID]string{1: "false 0 nas:80", 2: "false 0 nas:80", 3: "true 2 nas:80"} {
+					r, err := store.Routes.Get(tx, id)
+					if err != nil {
+						return err
+					}
+					if got := fmt.Sprintf("%t %d %s", r.Enabled, r.Target.Gateway.Peer, r.Target.Gateway); got != want || r.Target.Peer != 0 || r.Target.Addr.IsValid() {
+						t.Errorf("route %d: %s, want %s; %+v", id, got, want, r.Target)
+					}
+				}
+				left, err := store.Routes.FindAll(tx, "peer", gone.ID.String())
+				if len(left) > 0 {
+					t.Error("the index still has it")
+				}
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
 }
 
 // TestLastWords has what a peer moved read before it leaves the tunnel, which

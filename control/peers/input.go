@@ -45,7 +45,7 @@ func (in *Input) UnmarshalJSON(b []byte) error { return model.DecodeObject(b, in
 // Ports of a home gateway where none are given, as its agent has them.
 const (
 	defaultAPIPort   = 9876
-	defaultProxyPort = 8080
+	defaultProxyPort = model.DefaultProxyPort
 )
 
 // minGatewayPort is the lowest port that a gateway's agent accepts; it runs

@@ -255,7 +255,10 @@ func TestBadRecordsAreLeftOut(t *testing.T) {
 	insert(good, gateway, broken)
 	serves, first, second := httpRoute("serves.example.com", good.ID), portRoute(port), portRoute(port)
 	second.Target.Port++
+	behind := httpRoute("behind.example.com", 0)
+	behind.Target = model.Target{Port: 80, Gateway: &model.GatewayTarget{Peer: good.ID, Host: "nas", Port: 80}}
 	bad := []*model.Route{
+		behind, // its peer is no home gateway
 		httpRoute("lost.example.com", gateway.ID),      // its peer has the address of the gateway
 		httpRoute("unreadable.example.com", broken.ID), // its peer cannot be read
 		httpRoute("gate.example.com", good.ID),         // the admin host has that name now
@@ -313,8 +316,8 @@ func TestBadRecordsAreLeftOut(t *testing.T) {
 		t.Errorf("out of the lost group: %+v", p)
 	}
 	if err := g.put(t, func(tx *store.Tx) error {
-		bad[1].Enabled = false
-		return store.Routes.Put(tx, bad[1])
+		bad[2].Enabled = false
+		return store.Routes.Put(tx, bad[2])
 	}); err != nil {
 		t.Errorf("disabling a route that cannot be applied: %v", err)
 	}
@@ -339,6 +342,11 @@ func TestDanglingReferencesAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	group, p := &model.Group{Name: "home"}, testPeer(0, "10.8.0.5").Peer
+	home := testPeer(0, "10.8.0.7", func(p *model.Peer) { p.Name, p.PublicKey, p.Type = "gateway", model.PublicKey{7}, model.PeerGateway }).Peer
+	behind := func(gateway *model.Peer, domain string) *model.Route {
+		return &model.Route{Type: model.RouteHTTP, Enabled: true, Domain: domain,
+			Target: model.Target{Port: 80, Gateway: &model.GatewayTarget{Peer: gateway.ID, Host: "nas", Port: 80}}}
+	}
 	if err := g.put(t, func(tx *store.Tx) error {
 		if err := store.Groups.Insert(tx, group); err != nil {
 			return err
@@ -348,13 +356,27 @@ func TestDanglingReferencesAreRefused(t *testing.T) {
 			return err
 		}
 		r := &model.Route{Type: model.RouteHTTP, Domain: "a.example.com", Target: model.Target{Peer: p.ID, Port: 80}}
-		return store.Routes.Insert(tx, r)
+		if err := store.Routes.Insert(tx, r); err != nil {
+			return err
+		}
+		if err := store.Peers.Insert(tx, home); err != nil {
+			return err
+		}
+		return store.Routes.Insert(tx, behind(home, "c.example.com"))
 	}); err != nil {
 		t.Fatal(err)
 	}
 	for name, f := range map[string]func(tx *store.Tx) error{
-		"a peer that a route needs": func(tx *store.Tx) error { _, err := store.Peers.Delete(tx, p.ID); return err },
-		"a group that has a member": func(tx *store.Tx) error { _, err := store.Groups.Delete(tx, group.ID); return err },
+		"a peer that a route needs":    func(tx *store.Tx) error { _, err := store.Peers.Delete(tx, p.ID); return err },
+		"a gateway that a route needs": func(tx *store.Tx) error { _, err := store.Peers.Delete(tx, home.ID); return err },
+		"a gateway that becomes another peer": func(tx *store.Tx) error {
+			other := *home
+			other.Type = model.PeerRegular
+			return store.Peers.Put(tx, &other)
+		},
+		"a route through a peer that is no gateway": func(tx *store.Tx) error { return store.Routes.Insert(tx, behind(p, "d.example.com")) },
+		"a route through nobody":                    func(tx *store.Tx) error { return store.Routes.Insert(tx, behind(new(model.Peer), "d.example.com")) },
+		"a group that has a member":                 func(tx *store.Tx) error { _, err := store.Groups.Delete(tx, group.ID); return err },
 		"a new peer of no group": func(tx *store.Tx) error {
 			return store.Peers.Insert(tx, testPeer(0, "10.8.0.6", func(p *model.Peer) { p.Name, p.PublicKey, p.Group = "b", model.PublicKey{2}, 99 }).Peer)
 		},

@@ -32,7 +32,7 @@ func (s *state) orphans() map[model.RouteID]error {
 	skip := make(map[model.RouteID]error)
 	for _, r := range s.routes {
 		if s.orphaned(r) {
-			skip[r.ID] = model.Failure(model.KindUnavailable, "its peer %d cannot be used", r.Target.Peer)
+			skip[r.ID] = model.Failure(model.KindUnavailable, "its %s cannot be used", targetName(r))
 		}
 	}
 	return skip

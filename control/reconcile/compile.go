@@ -167,11 +167,23 @@ func compileProxy(s *state, f *Facts, routes []*model.Route) *proxy.Config {
 		if r.Type != model.RouteHTTP {
 			continue
 		}
-		addr, name := s.target(r)
-		t := proxy.Target{Addr: addr, TLS: r.BackendHTTPS, PeerName: name}
-		c.Routes = append(c.Routes, proxy.Route{ID: r.ID, Host: r.Domain, ForceHTTPS: r.ForceHTTPS, Target: t, Options: s.options(r, f, block)})
+		c.Routes = append(c.Routes, proxy.Route{ID: r.ID, Host: r.Domain, ForceHTTPS: r.ForceHTTPS, Target: s.webTarget(r), Options: s.options(r, f, block)})
 	}
 	return c
+}
+
+// webTarget is where a web route leads now. Through a home gateway it is never TLS:
+// what is said of the backend is said of the gateway's own way to it.
+func (s *state) webTarget(r *model.Route) proxy.Target {
+	if g := r.Target.Gateway; g != nil {
+		p := s.peer(g.Peer)
+		if p == nil {
+			return proxy.Target{} // which no plane takes
+		}
+		return proxy.Target{Addr: netip.AddrPortFrom(p.Address(), p.ProxyPort()), PeerName: p.Name, Behind: g.String()}
+	}
+	addr, name := s.target(r)
+	return proxy.Target{Addr: addr, TLS: r.BackendHTTPS, PeerName: name}
 }
 
 // target is where a route leads now: the tunnel address that its peer has

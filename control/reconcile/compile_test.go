@@ -54,6 +54,9 @@ func testState() *state {
 			p.Keepalive = 0
 			p.Gateway = &model.GatewayAccess{APIPort: 9876, ProxyPort: 8080}
 		}),
+		testPeer(4, "10.8.0.7", func(p *model.Peer) {
+			p.Type, p.Gateway = model.PeerGateway, &model.GatewayAccess{APIPort: 9876, ProxyPort: 18080}
+		}),
 	}}
 	for _, r := range []model.Route{
 		{ID: 1, Type: model.RouteHTTP, Enabled: true, Domain: "nas.example.com", ForceHTTPS: true,
@@ -83,6 +86,11 @@ func testState() *state {
 				Mirror:   model.Mirror{Enabled: true, Targets: []model.MirrorTarget{{Peer: 1, Port: 82}, {Peer: 2, Port: 83}, {Peer: 99, Port: 83}}},
 				Paths: []model.Path{{Prefix: "/own", Port: 84}, {Prefix: "/other", Strip: true, Peer: 2, Port: 85},
 					{Prefix: "/off", Peer: 1, Port: 86}, {Prefix: "/away", Redirect: "/x", Status: 302}},
+			}},
+		{ID: 8, Type: model.RouteHTTP, Enabled: true, Domain: "behind.example.com", BackendHTTPS: true,
+			Target: model.Target{Port: 80, Gateway: &model.GatewayTarget{Peer: 4, Host: "fd00::5", Port: 5001}}, Web: &model.Web{
+				External: true, Backends: []model.Backend{{Peer: 2, Port: 81, Weight: 3}}, // come after it
+				Paths: []model.Path{{Prefix: "/other", Peer: 2, Port: 85}},
 			}},
 		{ID: 6, Type: model.RouteHTTP, Enabled: true, Domain: "skipped.example.com", Target: model.Target{Peer: 3, Port: 1}},
 	} {
@@ -170,16 +178,16 @@ func TestCompileIPv6(t *testing.T) {
 	facts := testFacts
 	facts.Subnets = model.Subnets{V4: netip.MustParsePrefix("10.8.0.0/24"), V6: netip.MustParsePrefix("fd00:8::/64")}
 	s := testState()
-	s.peers = append(s.peers, testPeer(4, "10.8.0.10", func(p *model.Peer) {
+	s.peers = append(s.peers, testPeer(5, "10.8.0.10", func(p *model.Peer) {
 		p.AllowedIPs = append(p.AllowedIPs, netip.MustParsePrefix("192.168.5.0/24"))
-	}), testPeer(5, "10.9.0.1")) // from another subnet, once
+	}), testPeer(6, "10.9.0.1")) // from another subnet, once
 	plan := compile(s, &facts, nil, testNow)
 	var got []string
 	for _, p := range plan.Netstack.Peers {
 		got = append(got, fmt.Sprint(p.Name, p.AllowedIPs))
 	}
 	if want := []string{
-		"peer 3[10.8.0.9/32 fd00:8::9/128]", "peer 4[10.8.0.10/32 192.168.5.0/24 fd00:8::a/128]", "peer 5[10.9.0.1/32]",
+		"peer 3[10.8.0.9/32 fd00:8::9/128]", "peer 4[10.8.0.7/32 fd00:8::7/128]", "peer 5[10.8.0.10/32 192.168.5.0/24 fd00:8::a/128]", "peer 6[10.9.0.1/32]",
 	}; !cmp.Equal(got, want) {
 		t.Error(cmp.Diff(want, got))
 	}
@@ -212,7 +220,7 @@ func TestRecompileEqualsCompile(t *testing.T) {
 	current := new(state)
 	plan := compile(current, &testFacts, nil, testNow)
 	fails := errors.New("left out")
-	named := 0 // peers by options, over time
+	named, behind := 0, 0 // peers by options, routes behind home gateways, over time
 	for range 500 {
 		skip := make(map[model.RouteID]error)
 		for _, r := range current.routes {
@@ -244,13 +252,18 @@ func TestRecompileEqualsCompile(t *testing.T) {
 			}
 			current = next
 			named += len(current.named())
+			for _, r := range plan.Proxy.Routes {
+				if r.Target.Behind != "" {
+					behind++
+				}
+			}
 			return nil
 		}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if len(current.peers) == 0 || len(current.groups) == 0 || len(current.routes) == 0 || named < 1000 {
-		t.Errorf("the changes left nothing to compare, or too little (%d)", named)
+	if len(current.peers) == 0 || len(current.groups) == 0 || len(current.routes) == 0 || named < 1000 || behind < 100 {
+		t.Errorf("the changes left nothing to compare, or too little (%d, %d)", named, behind)
 	}
 }
 
@@ -273,13 +286,20 @@ func randomChange(tx *store.Tx, rnd *rand.Rand, s *state) error {
 	case n == 0 || len(s.peers) < 3:
 		p := testPeer(0, addr).Peer
 		p.Name, p.PublicKey, p.Hostname = "peer at "+addr, model.NewPrivateKey().Public(), strings.ReplaceAll(addr, ".", "-")
+		if rnd.IntN(2) == 0 {
+			p.Type, p.Gateway = model.PeerGateway, &model.GatewayAccess{APIPort: 9876, ProxyPort: 8080}
+		}
 		return ignoreDuplicate(store.Peers.Insert(tx, p))
 	case n == 1:
 		p, err := store.Peers.Get(tx, s.peers[rnd.IntN(len(s.peers))].ID)
 		if err != nil || p == nil {
 			return err
 		}
-		switch rnd.IntN(6) {
+		switch rnd.IntN(7) {
+		case 6:
+			if p.Gateway != nil {
+				p.Gateway.ProxyPort++
+			}
 		case 0:
 			p.Enabled = !p.Enabled
 		case 1:
@@ -311,6 +331,9 @@ func randomChange(tx *store.Tx, rnd *rand.Rand, s *state) error {
 			if r.Target.Peer == id {
 				r.Target.Peer, r.Enabled = 0, false
 			}
+			if g := r.Target.Gateway; g != nil && g.Peer == id {
+				g.Peer, r.Enabled = 0, false
+			}
 			if err := store.Routes.Put(tx, r); err != nil {
 				return err
 			}
@@ -335,11 +358,14 @@ func randomChange(tx *store.Tx, rnd *rand.Rand, s *state) error {
 	r.Target = model.Target{Addr: netip.MustParseAddr("9.9.9.9"), Port: uint16(1 + rnd.IntN(9))}
 	if p, err := store.Peers.Get(tx, s.peers[rnd.IntN(len(s.peers))].ID); err == nil && p != nil && rnd.IntN(3) > 0 {
 		r.Target.Peer = p.ID
+		if p.Gateway != nil && rnd.IntN(2) == 0 {
+			r.Target = model.Target{Port: 80, Gateway: &model.GatewayTarget{Peer: p.ID, Host: "nas", Port: 80}}
+		}
 	}
 	if rnd.IntN(2) == 0 {
 		r.Web = randomOptions(tx, rnd, s)
 	}
-	if rnd.IntN(3) == 0 {
+	if rnd.IntN(3) == 0 && r.Target.Gateway == nil {
 		r.Web = nil
 		r.Type, r.L4 = model.RouteL4, &model.L4{Network: "tcp", Ports: model.PortRange{First: 5000, Last: 5000}, TLS: model.TLSNone}
 	}

@@ -5,10 +5,11 @@ import "gatecontrol/model"
 // difference is what a transaction changed, as far as planes can tell.
 type difference struct {
 	scope
-	routes     []model.RouteID // written or deleted
-	gonePeers  []model.PeerID
-	joined     []*peer // have another group than before
-	goneGroups []model.GroupID
+	routes      []model.RouteID // written or deleted
+	gonePeers   []model.PeerID
+	notGateways []model.PeerID // were home gateways, and are peers of another type now
+	joined      []*peer        // have another group than before
+	goneGroups  []model.GroupID
 }
 
 // scope names the shares of a plan that have to be compiled anew. It may name
@@ -35,7 +36,10 @@ func (d *difference) addPeer(id model.PeerID, was, now *peer, named func(model.P
 		moved := was.Address() != now.Address()
 		d.dns = d.dns || moved || was.Hostname != now.Hostname
 		d.l4 = d.l4 || moved
-		d.proxy = d.proxy || moved || was.Name != now.Name
+		d.proxy = d.proxy || moved || was.Name != now.Name || was.ProxyPort() != now.ProxyPort()
+		if was.Type == model.PeerGateway && now.Type != model.PeerGateway {
+			d.notGateways = append(d.notGateways, id)
+		}
 	}
 }
 

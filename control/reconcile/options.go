@@ -49,9 +49,11 @@ func (s *state) options(r *model.Route, f *Facts, block model.BlockReply) *proxy
 	if w.Retry.Enabled {
 		o.Retry, some = &w.Retry, true
 	}
-	for _, b := range w.Backends {
-		if t, ok := s.peerTarget(b.Peer, b.Port, r.BackendHTTPS); ok {
-			o.Backends, some = append(o.Backends, proxy.Backend{Target: t, Weight: b.Weight}), true
+	if r.Target.Gateway == nil { // which goes before them
+		for _, b := range w.Backends {
+			if t, ok := s.peerTarget(b.Peer, b.Port, r.BackendHTTPS); ok {
+				o.Backends, some = append(o.Backends, proxy.Backend{Target: t, Weight: b.Weight}), true
+			}
 		}
 	}
 	if w.Sticky.Enabled && len(o.Backends) > 0 {
@@ -111,7 +113,7 @@ func (s *state) path(r *model.Route, p model.Path) proxy.Path {
 		target.Target.Peer, target.Target.Addr = r.Target.Peer, r.Target.Addr
 	}
 	addr, name := s.target(&target)
-	out.Target = &proxy.Target{Addr: addr, TLS: r.BackendHTTPS, PeerName: name}
+	out.Target = &proxy.Target{Addr: addr, TLS: r.BackendHTTPS && r.Target.Gateway == nil, PeerName: name}
 	return out
 }
 

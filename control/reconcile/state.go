@@ -210,7 +210,12 @@ func (s *state) after(tx *store.Tx, sealer *store.Sealer, skip map[model.RouteID
 func (s *state) check(d difference) error {
 	for _, id := range d.routes {
 		if r := s.route(id); r != nil && r.Enabled && s.orphaned(r) {
-			return fmt.Errorf("route %d refers to peer %d, which does not exist", id, r.Target.Peer)
+			return fmt.Errorf("route %d refers to %s, which does not exist", id, targetName(r))
+		}
+	}
+	for _, id := range d.notGateways {
+		if i := slices.IndexFunc(s.routes, func(r *model.Route) bool { return r.Target.Gateway != nil && r.LeadsTo(id) }); i >= 0 {
+			return fmt.Errorf("route %d leads through peer %d, which would be no home gateway any more", s.routes[i].ID, id)
 		}
 	}
 	for _, id := range d.gonePeers {
@@ -244,7 +249,20 @@ func (s *state) named() map[model.PeerID]bool {
 	return ids
 }
 
-// orphaned reports whether r leads to a peer that is not there.
+// orphaned reports whether r leads to a peer that is not there, or through what is
+// no home gateway.
 func (s *state) orphaned(r *model.Route) bool {
+	if g := r.Target.Gateway; g != nil {
+		p := s.peer(g.Peer)
+		return p == nil || p.Type != model.PeerGateway
+	}
 	return r.Target.Peer != 0 && s.peer(r.Target.Peer) == nil
+}
+
+// targetName is the peer that r leads to, or the home gateway.
+func targetName(r *model.Route) string {
+	if g := r.Target.Gateway; g != nil {
+		return fmt.Sprintf("home gateway %d", g.Peer)
+	}
+	return fmt.Sprintf("peer %d", r.Target.Peer)
 }

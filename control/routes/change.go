@@ -72,7 +72,7 @@ func (s *Service) change(tx *store.Tx, r *model.Route, in *Input, now time.Time)
 	if err := in.apply(tx, r, &bad); err != nil {
 		return err
 	}
-	if err := s.check(tx, r, in.PeerID.Set || in.TargetIP.Set, &bad); err != nil {
+	if err := s.check(tx, r, in.retargets(r), &bad); err != nil {
 		return err
 	}
 	if err := bad.Err(); err != nil {
@@ -218,7 +218,11 @@ func title(r *model.Route) string {
 }
 
 func details(r *model.Route) map[string]any {
-	return map[string]any{"routeId": r.ID, "domain": r.Domain, "targetIp": r.Target.Addr.String(), "targetPort": r.Target.Port}
+	d := map[string]any{"routeId": r.ID, "domain": r.Domain, "targetIp": r.Target.ShownAddr().String(), "targetPort": r.Target.Port}
+	if g := r.Target.Gateway; g != nil {
+		d["targetPeerId"], d["targetLanHost"], d["targetLanPort"] = g.Peer, g.Host, g.Port
+	}
+	return d
 }
 
 // tellOptions notes what changed of the options that have events of their own.

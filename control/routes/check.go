@@ -29,7 +29,10 @@ func (s *Service) check(tx *store.Tx, r *model.Route, retarget bool, bad *model.
 	if r.L4 != nil {
 		s.checkPorts(r.L4.Ports, bad)
 	}
-	if r.Target.Peer != 0 {
+	switch {
+	case r.Target.Gateway != nil:
+		return s.checkGateway(tx, r, retarget, bad)
+	case r.Target.Peer != 0:
 		return nil
 	}
 	own := s.isOwn(r.Target.Addr)

@@ -25,6 +25,7 @@ type Input struct {
 	L4Protocol   model.Field[string] `json:"l4_protocol"`
 	L4ListenPort model.Field[string] `json:"l4_listen_port"`
 
+	Gateway
 	Access
 	Traffic
 	Upstreams
@@ -77,7 +78,7 @@ func (in *Input) apply(tx *store.Tx, r *model.Route, bad *model.Invalids) error 
 	set(&r.ForceHTTPS, in.HTTPSEnabled)
 	set(&r.BackendHTTPS, in.BackendHTTPS)
 	in.applyL4(r, bad)
-	checkAbsent(in.all, r.Type, bad)
+	checkAbsent(in.all, r, bad)
 	return in.applyWeb(tx, r, bad)
 }
 
@@ -99,6 +100,16 @@ func (in *Input) applyDomain(r *model.Route, bad *model.Invalids) {
 }
 
 func (in *Input) applyTarget(tx *store.Tx, r *model.Route, bad *model.Invalids) error {
+	if in.Gateway.leads(r, bad) {
+		in.Gateway.apply(r, in.TargetPort, bad)
+		return nil
+	}
+	if r.Target.Gateway != nil {
+		r.Target = model.Target{Port: r.Target.Port}
+		if in.PeerID.Value == 0 && in.TargetIP.Value == "" {
+			bad.Add("peer_id", "is required: nothing else says where the route leads now")
+		}
+	}
 	was := r.Target
 	if in.PeerID.Set {
 		r.Target.Peer = model.PeerID(in.PeerID.Value)
@@ -132,6 +143,14 @@ func (in *Input) applyTarget(tx *store.Tx, r *model.Route, bad *model.Invalids) 
 		r.Target.Port = uint16(in.TargetPort.Value)
 	}
 	return nil
+}
+
+// retargets reports whether in says where r leads.
+func (in *Input) retargets(r *model.Route) bool {
+	if r.Target.Gateway != nil {
+		return in.TargetKind.Set || in.TargetPeerID.Set
+	}
+	return in.PeerID.Set || in.TargetIP.Set
 }
 
 func (in *Input) applyL4(r *model.Route, bad *model.Invalids) {

@@ -14,27 +14,29 @@ import (
 var absent = []struct {
 	field  string
 	asks   func(json.RawMessage) bool
-	unless func(members) bool // when true, the field means nothing
-	only   model.RouteType    // "": both
+	unless func(members) bool      // when true, the field means nothing
+	only   func(*model.Route) bool // nil: any
 }{
 	{field: "monitoring_enabled", asks: on},
-	{field: "target_kind", asks: otherThan("peer")},
-	{field: "target_peer_id", asks: filled, unless: targetsPeer},
 	{field: "target_pool_id", asks: filled, unless: targetsPeer},
-	{field: "l4_tls_mode", asks: otherThan(model.TLSNone), only: model.RouteL4},
+	{field: "wol_enabled", asks: on, only: throughGateway},
+	{field: "l4_tls_mode", asks: otherThan(model.TLSNone), only: isL4},
 }
 
-// checkAbsent notes every member that asks a route of type t for what this server
-// does not do.
-func checkAbsent(m members, t model.RouteType, bad *model.Invalids) {
+// checkAbsent notes every member that asks r for what this server does not do.
+func checkAbsent(m members, r *model.Route, bad *model.Invalids) {
 	for _, a := range absent {
 		raw, ok := m[a.field]
-		if !ok || !a.asks(raw) || a.only != "" && a.only != t || a.unless != nil && a.unless(m) {
+		if !ok || !a.asks(raw) || a.only != nil && !a.only(r) || a.unless != nil && a.unless(m) {
 			continue
 		}
 		bad.Add(a.field, "this server does not offer it yet")
 	}
 }
+
+func isL4(r *model.Route) bool { return r.Type == model.RouteL4 }
+
+func throughGateway(r *model.Route) bool { return r.Target.Gateway != nil }
 
 // targetsPeer reports whether m says so: then the target fields of gateways are
 // leftovers of a form.

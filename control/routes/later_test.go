@@ -52,11 +52,13 @@ func TestAbsent(t *testing.T) {
 		{"switch that is none", `"monitoring_enabled":{}`, "monitoring_enabled"},
 		{"switch of an odd spelling", `"monitoring_enabled":"yes"`, "monitoring_enabled"},
 		{"a member without a name", `"":0,"monitoring_enabled":true`, "monitoring_enabled"},
-		{"gateway target", `"target_kind":"gateway","target_peer_id":3`, "target_kind"},
 		{"pool target", `"target_kind":"pool"`, "target_kind"},
-		{"gateway of a peer target", `"target_kind":"peer","target_peer_id":3`, ""},
-		{"gateway without a kind", `"target_peer_id":3`, "target_peer_id"},
-		{"gateway with an empty kind", `"target_kind":"","target_peer_id":3`, "target_peer_id"},
+		{"pool of a gateway", `"target_kind":"gateway","target_peer_id":3,"target_lan_host":"nas","target_lan_port":80,"target_pool_id":1`, "target_pool_id"},
+		{"pool of a peer target", `"target_kind":"peer","target_pool_id":1`, ""},
+		{"waking what is behind a gateway", `"target_kind":"gateway","target_peer_id":3,"target_lan_host":"nas","target_lan_port":80,"wol_enabled":1`, "wol_enabled"},
+		{"not waking it", `"target_kind":"gateway","target_peer_id":3,"target_lan_host":"nas","target_lan_port":80,"wol_enabled":0,"wol_mac":"AA:BB:CC:DD:EE:FF"`, ""},
+		{"waking a peer means nothing", `"target_kind":"peer","wol_enabled":1`, ""},
+		{"gateway of a port route", `"route_type":"l4","l4_protocol":"tcp","l4_listen_port":"3389","target_kind":"gateway","target_peer_id":3,"target_lan_host":"nas","target_lan_port":80`, "target_kind"},
 		{"TLS mode of a web route", `"l4_tls_mode":"terminate"`, ""},
 		{"TLS mode of a port route", `"route_type":"l4","l4_protocol":"tcp","l4_listen_port":"3389","l4_tls_mode":"passthrough"`, "l4_tls_mode"},
 		{"no TLS mode", `"route_type":"l4","l4_protocol":"tcp","l4_listen_port":"3389","l4_tls_mode":""`, ""},
@@ -85,14 +87,15 @@ func TestAbsent(t *testing.T) {
 // Every switch of the table refuses when it is on and lets through when it is
 // off, so a line that is left out shows in the wizard's list above.
 func TestAbsentSwitches(t *testing.T) {
+	r := &model.Route{Type: model.RouteL4, Target: model.Target{Gateway: new(model.GatewayTarget)}}
 	for _, a := range absent {
 		var bad model.Invalids
-		checkAbsent(members{a.field: []byte(`"something"`)}, model.RouteL4, &bad)
+		checkAbsent(members{a.field: []byte(`"something"`)}, r, &bad)
 		if bad.Err() == nil {
 			t.Errorf("%s: anything goes", a.field)
 		}
 		bad = model.Invalids{}
-		checkAbsent(members{a.field: []byte(`null`)}, model.RouteL4, &bad)
+		checkAbsent(members{a.field: []byte(`null`)}, r, &bad)
 		if err := bad.Err(); err != nil {
 			t.Errorf("null: %v", err)
 		}

@@ -60,10 +60,11 @@ type Service struct {
 // View is a route and what is known of it.
 type View struct {
 	model.Route
-	Peer   *model.Peer       // the linked peer; nil for a direct target
-	Status *model.PeerStatus // of that peer; nil: not in the tunnel
-	Online bool              // that peer
-	Error  string            // why the route does not serve; empty if it does or is disabled
+	Peer    *model.Peer       // the linked peer; nil for a direct target
+	Status  *model.PeerStatus // of that peer; nil: not in the tunnel
+	Online  bool              // that peer
+	Gateway *model.Peer       // the home gateway before the target; nil: there is none
+	Error   string            // why the route does not serve; empty if it does or is disabled
 
 	BotsBlocked uint64 // requests that its bot blocker refused
 }
@@ -187,6 +188,15 @@ func (f *facts) view(tx *store.Tx, r *model.Route) (View, error) {
 		v.Error = err.Error()
 	} else if f.s.orphan(r) {
 		v.Error = orphanText
+	}
+	if g := r.Target.Gateway; g != nil {
+		if g.Peer == 0 {
+			v.Error = noGatewayText
+			return v, nil
+		}
+		var err error
+		v.Gateway, err = store.Peers.Get(tx, g.Peer)
+		return v, err
 	}
 	if r.Target.Peer == 0 {
 		return v, nil
