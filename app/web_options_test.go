@@ -40,6 +40,8 @@ func TestWebOptions(t *testing.T) {
 		{"service away", away},
 		{"streams", streams},
 		{"WebSockets", webSockets},
+		{"target_kind", homeGateway},
+		{"home gateway away", homeGatewayAway},
 	} {
 		t.Run(option.name, func(t *testing.T) {
 			for _, v := range g.visitors() {
