@@ -238,6 +238,7 @@ func FuzzInput(f *testing.F) {
 		`{"domain":"a.example.com","target_port":1,"backends":"[{\"peer_id\":1,\"port\":80}]","ip_filter_rules":"[{\"type\":\"ip\",\"value\":\"::1\"}]"}`,
 		`{"domain":"a.example.com","target_port":1,"custom_headers":"{\"request\":[{\"name\":\"A\",\"value\":\"b\"}]}","bot_blocker_mode":"custom","bot_blocker_config":"{}"}`,
 		`{"domain":"a.example.com","target_port":1,"paths":"[{\"prefix\":\"/a\",\"redirect\":\"https://b.example.com\"}]","mirror_enabled":1,"mirror_targets":[{"peer_id":3,"port":1}]}`,
+		`{"domain":"a.example.com","target_kind":"gateway","target_peer_id":"3","target_lan_host":"fd00::2","target_lan_port":"80"}`,
 		`{"domain":"a.example.com","target_port":1,"external_enabled":0,"external_block_action":"redirect","external_block_redirect_url":"http://b/","acl_enabled":1,"acl_peers":"[1]"}`,
 	} {
 		f.Add([]byte(s))
@@ -267,6 +268,9 @@ func FuzzInput(f *testing.F) {
 			if id < 1 || id > 3 {
 				t.Errorf("peer %d is not there", id)
 			}
+		}
+		if g := v.Target.Gateway; g != nil && (g.Peer != 3 || g.Port == 0 || g.Host == "" || strings.ContainsAny(g.String(), " /@\r\n\x00") || v.Target.Addr.IsValid()) {
+			t.Errorf("a target behind a gateway: %q, %+v", g.String(), v.Target)
 		}
 		w := v.Options()
 		if len(w.IPFilter.Rules) > model.MaxIPRules || len(w.Backends) > model.MaxBackends || len(w.Mirror.Targets) > model.MaxMirrors || len(w.Paths) > model.MaxPaths {
