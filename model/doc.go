@@ -30,6 +30,8 @@
 //     or a service behind a home gateway.
 //   - home gateway: a peer that takes requests in the tunnel and leads them on to
 //     services in the network that it is in.
+//   - picture: an image that the sign-in page of a route shows, as its logo or in the
+//     background.
 //   - upstream: what the proxy dials for a target.
 //   - listener: an open port of ours.
 //   - zone, record, forwarder: the internal DNS domain, one name in it, and who answers

@@ -250,4 +250,6 @@ type Branding struct {
 	Text       string `json:"text,omitempty"`
 	Color      string `json:"color,omitempty"`      // a CSS colour
 	Background string `json:"background,omitempty"` // a CSS colour or gradient
+	Logo       string `json:"logo,omitempty"`       // a picture, by its name in the store
+	Image      string `json:"image,omitempty"`      // likewise, over Background
 }
