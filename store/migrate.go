@@ -18,7 +18,7 @@ type step func(*bbolt.Tx) error
 
 // The schema of a file is the number of steps that it has been through.
 var (
-	intentSteps  = []step{createIntent, addGroups, addCertificates, addRouteCounters}
+	intentSteps  = []step{createIntent, addGroups, addCertificates, addRouteCounters, addPictures}
 	historySteps = []step{createHistory}
 )
 
@@ -41,6 +41,11 @@ func addCertificates(tx *bbolt.Tx) error {
 // addRouteCounters makes room for what is counted of routes.
 func addRouteCounters(tx *bbolt.Tx) error {
 	return create(tx, []bucketed{&RouteCounters})
+}
+
+// addPictures makes room for pictures. No route has one yet.
+func addPictures(tx *bbolt.Tx) error {
+	return create(tx, []bucketed{&Pictures})
 }
 
 // SchemaVersion is the schema of the intent file that this program writes.

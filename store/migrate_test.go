@@ -98,6 +98,16 @@ func everything(db *DB, schema int) error {
 				return err
 			}
 		}
+		if schema >= 5 {
+			w := model.DefaultWeb()
+			w.Branding = model.Branding{Title: "title", Logo: "logo.png", Image: "image.jpg"}
+			if err := errors.Join(
+				Routes.Insert(tx, &model.Route{Type: model.RouteHTTP, Domain: "app.example.com", Web: &w, CreatedAt: at, UpdatedAt: at}),
+				Pictures.Put(tx, "logo.png", []byte{0, 1}), Pictures.Put(tx, "image.jpg", []byte("jpg")),
+			); err != nil {
+				return err
+			}
+		}
 		return errors.Join(
 			Sessions.Put(tx, &model.Session{ID: "ab", User: user.ID, CSRFToken: "cd", ExpiresAt: at, CreatedAt: at}),
 			Tokens.Insert(tx, &model.Token{Name: "script", Hash: "ef", Scopes: []model.Scope{model.ScopeFull}, User: user.ID, Peer: peer.ID, CreatedAt: at}),
@@ -196,6 +206,9 @@ func TestFixtures(t *testing.T) {
 				}
 				if n := RouteCounters.Len(tx); (n > 0) != (schema >= 4) {
 					t.Errorf("%d counters of routes", n)
+				}
+				if n := Pictures.Size(tx); (n > 0) != (schema >= 5) {
+					t.Errorf("%d bytes of pictures", n)
 				}
 				if p, err := Peers.Find(tx, "hostname", "nas"); err != nil || p == nil {
 					t.Errorf("the peer is not found by its host name: %v", err)

@@ -218,6 +218,10 @@ var RouteCounters = Table[model.RouteID, model.RouteCounters]{
 	key: func(c *model.RouteCounters) *model.RouteID { return &c.ID },
 }
 
+// Pictures are the pictures of sign-in pages, by the names that their routes have
+// for them. Strangers are shown them, so they are not sealed.
+var Pictures = Raw{name: "pictures"}
+
 // Outbox holds the events of committed transactions until they are in the
 // activity log, under the number that they keep there.
 var Outbox = Table[model.EventID, model.Event]{
@@ -234,12 +238,12 @@ var Activity = Table[model.EventID, model.Event]{
 // Traffic is the traffic of all peers over time, in the history file.
 var Traffic = Series[model.TrafficSample]{name: "traffic"}
 
-// bucketed is a table or a series.
+// bucketed is a table, a series or raw bytes.
 type bucketed interface{ buckets() [][]byte }
 
 // What each file holds, as the newest schema has it.
 func intentTables() []bucketed {
-	return []bucketed{&Peers, &Groups, &Routes, &Users, &Sessions, &Tokens, &Lockouts, &Settings, &Secrets, &Certificates, &DNSZones, &CertItems, &Counters, &RouteCounters, &Outbox}
+	return []bucketed{&Peers, &Groups, &Routes, &Users, &Sessions, &Tokens, &Lockouts, &Settings, &Secrets, &Certificates, &DNSZones, &CertItems, &Counters, &RouteCounters, &Pictures, &Outbox}
 }
 
 func historyTables() []bucketed { return []bucketed{&Activity, &Traffic} }
