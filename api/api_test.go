@@ -182,7 +182,9 @@ func newFixture(t testing.TB, change ...func(*Options)) *fixture {
 		Renew:  func(name string) error { return f.renew(name) },
 		Look:   f.look(),
 	})
-	o.Routes = routes.New(routes.Options{DB: f.db, Now: f.clock.now, Status: status, Blocked: []uint16{22, 3000}})
+	o.Routes = routes.New(routes.Options{
+		DB: f.db, Now: f.clock.now, Status: status, Blocked: []uint16{22, 3000}, LookUp: f.look().Addrs, KnownAs: []string{"198.51.100.1"},
+	})
 	f.update(t, func(tx *store.Tx) error {
 		return store.Users.Insert(tx, &model.User{
 			Username: "admin", DisplayName: "Administrator", Role: model.RoleAdmin, Language: "en", Theme: "default",

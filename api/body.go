@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"mime"
 	"net/http"
@@ -26,7 +27,6 @@ const (
 )
 
 var (
-	errTooLarge  = &httpError{http.StatusRequestEntityTooLarge, "the body must be at most 1 MiB"}
 	errMediaType = &httpError{http.StatusUnsupportedMediaType, "the body must be " + typeJSON + " or " + typeForm}
 )
 
@@ -49,17 +49,24 @@ func (b *body) csrf() (string, bool) {
 	return text, true
 }
 
-// readBody reads the body of r within its bounds. An empty one needs no type.
-func readBody(w http.ResponseWriter, r *http.Request) (b body, err error) {
-	if r.Body == nil || r.Body == http.NoBody {
-		return b, nil
+// tooLarge refuses a body beyond a limit of bytes.
+func tooLarge(limit int64) error {
+	return &httpError{http.StatusRequestEntityTooLarge, fmt.Sprintf("the body must be at most %d MiB", limit>>20)}
+}
+
+// unread says why reading a body failed.
+func unread(err error) error {
+	if e, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return tooLarge(e.Limit)
 	}
-	b.raw, err = io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	return &httpError{http.StatusBadRequest, "the body could not be read"}
+}
+
+// readBody reads the body of r, whose size is bounded. An empty one needs no type.
+func readBody(r *http.Request) (b body, err error) {
+	b.raw, err = io.ReadAll(r.Body)
 	if err != nil {
-		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-			return b, errTooLarge
-		}
-		return b, &httpError{http.StatusBadRequest, "the body could not be read"}
+		return b, unread(err)
 	}
 	if len(b.raw) == 0 {
 		return b, nil

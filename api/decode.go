@@ -28,8 +28,10 @@ type param struct {
 //	Limit int          `query:"limit" default:"250" min:"1" max:"250"`   out of range is clamped, unreadable is the default
 //	Since string       `query:"since"`
 //	Body  peers.Input                                             the members of the request body
+//	File  uploaded     `part:"logo"`                              a file, see readUpload; instead of Body
 func newDecoder(t reflect.Type) func(*request, reflect.Value) error {
 	params, bodyIndex := inputOf(t)
+	fileIndex, part := fileOf(t)
 	return func(r *request, v reflect.Value) error {
 		var query url.Values
 		for i := range params {
@@ -46,6 +48,11 @@ func newDecoder(t reflect.Type) func(*request, reflect.Value) error {
 			if err := p.setQuery(v.Field(p.index), query[p.name]); err != nil {
 				return err
 			}
+		}
+		if part != "" {
+			f, err := readUpload(r.Request, part)
+			v.Field(fileIndex).Set(reflect.ValueOf(f))
+			return err
 		}
 		if bodyIndex < 0 || len(r.body.raw) == 0 {
 			return nil
@@ -65,6 +72,9 @@ func inputOf(t reflect.Type) (params []param, bodyIndex int) {
 		f := t.Field(i)
 		if f.Name == "Body" {
 			bodyIndex = i
+			continue
+		}
+		if f.Type == reflect.TypeFor[uploaded]() {
 			continue
 		}
 		p := param{index: i, in: "query", doc: f.Tag.Get("doc"), kind: f.Type.Kind(), min: 0, max: 1 << 30}
@@ -88,6 +98,20 @@ func inputOf(t reflect.Type) (params []param, bodyIndex int) {
 		params = append(params, p)
 	}
 	return params, bodyIndex
+}
+
+// fileOf finds the member of an input that is a file, and the name of its part;
+// that is empty without one.
+func fileOf(t reflect.Type) (index int, part string) {
+	for i := range t.NumField() {
+		if f := t.Field(i); f.Type == reflect.TypeFor[uploaded]() {
+			if part = f.Tag.Get("part"); part == "" {
+				panic(fmt.Sprintf("api: %s.%s comes from nowhere", t, f.Name))
+			}
+			return i, part
+		}
+	}
+	return -1, ""
 }
 
 // setPath reads an identifier. What is none names nothing.

@@ -24,6 +24,9 @@ func (s *Server) operations() []*operation {
 		op("POST", dashboardPath+"/password", "Change the own password by form", loginOnly().whileMustChange(), s.api, s.passwordForm),
 		op("GET", "/health", "Whether this server works", public(), nil, s.health),
 
+		op("GET", "/branding/{file}", "A picture of a sign-in page", public(), nil, s.picture),
+		op("GET", "/route-auth/static/branding/{file}", "A picture of a sign-in page, where that page looks for it", public(), nil, s.picture),
+
 		op("GET", metricsPath, "Metrics for Prometheus", system, s.scrapes, s.metrics).where(s.Settings.Metrics),
 
 		op("GET", v1+"/openapi.json", "This document", everybody(), s.api, s.getDocument),
@@ -68,6 +71,10 @@ func (s *Server) operations() []*operation {
 		op("DELETE", v1+"/routes/{id}", "Delete a route", routes, s.api, s.deleteRoute),
 		op("PUT", v1+"/routes/{id}/toggle", "Enable or disable a route", routes, s.api, s.toggleRoute),
 		op("POST", v1+"/routes/{id}/circuit-breaker/reset", "Close the circuit breaker of a route", routes, s.api, s.resetBreaker),
+		op("POST", v1+"/routes/{id}/branding/logo", "Set the logo of the sign-in page of a route", routes, s.uploads, s.setLogo),
+		op("DELETE", v1+"/routes/{id}/branding/logo", "Delete the logo of the sign-in page of a route", routes, s.api, s.deleteLogo),
+		op("POST", v1+"/routes/{id}/branding/bg-image", "Set the background image of the sign-in page of a route", routes, s.uploads, s.setBackground),
+		op("DELETE", v1+"/routes/{id}/branding/bg-image", "Delete the background image of the sign-in page of a route", routes, s.api, s.deleteBackground),
 		op("GET", v1+"/routes/{id}/trace", "Last requests to a route", routes, s.api, s.traceRoute),
 
 		op("GET", v1+"/certificates", "Certificates of all names that are served, and those that were brought", routes, s.api, s.listCertificates),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
 	"strconv"
 
@@ -98,13 +99,14 @@ func (s *Server) failed(r *request, err error) *answer {
 	return a
 }
 
-// answer is a whole response. All of ours are small enough to be built before
-// the first byte is sent, so that a status is never taken back.
+// answer is a whole response. Nearly all of ours are small enough to be built
+// before the first byte is sent, so that a status is never taken back.
 type answer struct {
-	status int
-	header http.Header // may be nil
-	typ    string      // Content-Type
-	body   []byte
+	status  int
+	header  http.Header // may be nil
+	typ     string      // Content-Type
+	body    []byte
+	content *io.SectionReader // instead of body: what is too large to be held for each who reads it slowly
 }
 
 // responder is an output that is not JSON.

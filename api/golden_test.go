@@ -103,6 +103,11 @@ func TestAnswers(t *testing.T) {
 
 		{"route-deleted", "DELETE", "/routes/2", ``, 200},
 		{"peer-deleted", "DELETE", "/peers/2", ``, 200},
+
+		{"dns-check", "POST", "/routes/check-dns", `{"domain":"APP.example.com"}`, 200},
+		{"dns-check-elsewhere", "POST", "/routes/check-dns", `{"domain":"elsewhere.example.com"}`, 200},
+		{"dns-check-nowhere", "POST", "/routes/check-dns", `{"domain":"nowhere.example.com"}`, 200},
+		{"dns-check-invalid", "POST", "/routes/check-dns", `{"domain":"example"}`, 400},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if c.name == "peers" {

@@ -26,6 +26,9 @@ var opens = map[string]string{
 	"POST /dashboard/password": "login due",
 	"GET /health":              "all",
 
+	"GET /branding/{file}":                   "all",
+	"GET /route-auth/static/branding/{file}": "all",
+
 	"GET /api/v1/openapi.json":      "login any-token",
 	"GET /api/v1/session":           "login due",
 	"PUT /api/v1/settings/password": "login due",
@@ -73,6 +76,11 @@ var opens = map[string]string{
 	"GET /api/v1/routes/{id}/trace":  "login full-access read-only routes",
 
 	"POST /api/v1/routes/{id}/circuit-breaker/reset": "login full-access routes",
+
+	"POST /api/v1/routes/{id}/branding/logo":       "login full-access routes",
+	"DELETE /api/v1/routes/{id}/branding/logo":     "login full-access routes",
+	"POST /api/v1/routes/{id}/branding/bg-image":   "login full-access routes",
+	"DELETE /api/v1/routes/{id}/branding/bg-image": "login full-access routes",
 
 	"GET /api/v1/certificates":                     "login full-access read-only routes",
 	"POST /api/v1/certificates":                    "login full-access routes",

@@ -111,6 +111,9 @@ func (s *Server) describe(o *operation, reg huma.Registry, failed *huma.Schema) 
 		schema := inputSchema(reg, o.input.Field(body).Type, o.input.Name())
 		d.RequestBody = &huma.RequestBody{Content: map[string]*huma.MediaType{typeJSON: {Schema: schema}, typeForm: {Schema: schema}}}
 	}
+	if o.part != "" {
+		d.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{typeMultipart: {Schema: uploadSchema(o.part)}}}
+	}
 	success := &huma.Response{Description: "Success"}
 	if o.output != reflect.TypeFor[responder]() {
 		success.Content = map[string]*huma.MediaType{typeJSON: {Schema: reg.Schema(o.output, true, "")}}
@@ -146,6 +149,17 @@ func inputSchema(reg huma.Registry, t reflect.Type, name string) *huma.Schema {
 	}
 	full.Required = nil
 	return schema
+}
+
+// uploadSchema is the schema of a body with a file.
+func uploadSchema(part string) *huma.Schema {
+	return &huma.Schema{
+		Type: huma.TypeObject, Required: []string{part},
+		Properties: map[string]*huma.Schema{part: {
+			Type: huma.TypeString, Format: "binary",
+			Description: fmt.Sprintf("A PNG, JPEG, WebP or GIF, which its name and its Content-Type say as well; at most 2 MiB. The part may be called %s, too", anyPart),
+		}},
+	}
 }
 
 // schemaName names a type of another package after both, so that peers.Input

@@ -19,6 +19,7 @@ type operation struct {
 	status       int                                 // of a success
 	offered      func(context.Context) (bool, error) // nil: always; else 404 to everybody
 	input        reflect.Type
+	part         string // of the body, that is a file; empty: the body is an object
 	output       reflect.Type
 	call         func(context.Context, *request) (any, error)
 }
@@ -29,9 +30,10 @@ type operation struct {
 func op[In, Out any](method, path, summary string, a access, limit *limiter,
 	handle func(context.Context, *request, *In) (Out, error)) *operation {
 	decode := newDecoder(reflect.TypeFor[In]())
+	_, part := fileOf(reflect.TypeFor[In]())
 	return &operation{
 		method: method, path: path, summary: summary, access: a, limiter: limit, status: http.StatusOK,
-		input: reflect.TypeFor[In](), output: reflect.TypeFor[Out](),
+		input: reflect.TypeFor[In](), part: part, output: reflect.TypeFor[Out](),
 		call: func(ctx context.Context, r *request) (any, error) {
 			in := new(In)
 			if err := decode(r, reflect.ValueOf(in).Elem()); err != nil {
@@ -52,6 +54,14 @@ func (o *operation) creates() *operation {
 func (o *operation) where(on func(context.Context) (bool, error)) *operation {
 	o.offered = on
 	return o
+}
+
+// bodyLimit is how large a body may be, in bytes.
+func (o *operation) bodyLimit() int64 {
+	if o != nil && o.part != "" {
+		return maxUploadBody
+	}
+	return maxBody
 }
 
 // check refuses a row that would be open by accident.

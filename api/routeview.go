@@ -185,4 +185,5 @@ func (v *routeView) show(r *model.Route) {
 	v.UserIDs = model.ListText(w.Users)
 	v.BrandingTitle, v.BrandingText = orNull(w.Branding.Title), orNull(w.Branding.Text)
 	v.BrandingColor, v.BrandingBG = orNull(w.Branding.Color), orNull(w.Branding.Background)
+	v.BrandingLogo, v.BrandingBGImage = orNull(w.Branding.Logo), orNull(w.Branding.Image)
 }

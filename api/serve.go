@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"path"
 	"strconv"
@@ -51,8 +52,8 @@ func (s *Server) answer(w http.ResponseWriter, r *request, o *operation) {
 // admit passes r through the gates in their order. It reports under which key
 // the request was counted.
 func (s *Server) admit(w http.ResponseWriter, r *request, o *operation) (key limitKey, counted bool, err error) {
-	if r.ContentLength > maxBody {
-		return key, false, errTooLarge
+	if r.ContentLength > o.bodyLimit() {
+		return key, false, tooLarge(o.bodyLimit())
 	}
 	if o != nil && o.offered != nil {
 		if on, err := o.offered(r.Context()); err != nil || !on {
@@ -65,8 +66,14 @@ func (s *Server) admit(w http.ResponseWriter, r *request, o *operation) (key lim
 	if err := s.authorize(r, o); err != nil {
 		return key, false, err
 	}
-	if r.body, err = readBody(w, r.Request); err != nil {
-		return key, false, err
+	if r.Body == nil {
+		r.Body = http.NoBody // of a request that came over no connection
+	}
+	r.Body = http.MaxBytesReader(w, r.Body, o.bodyLimit())
+	if o.part == "" { // a file is read where it is wanted, behind all gates
+		if r.body, err = readBody(r.Request); err != nil {
+			return key, false, err
+		}
 	}
 	if err := s.checkCrossSite(r, o); err != nil {
 		return key, false, err
@@ -171,9 +178,17 @@ func (s *Server) send(w http.ResponseWriter, r *request, a *answer) {
 	if a.typ != "" {
 		r.header.Set("Content-Type", a.typ)
 	}
-	r.header.Set("Content-Length", strconv.Itoa(len(a.body)))
+	length := int64(len(a.body))
+	if a.content != nil {
+		length = a.content.Size()
+	}
+	r.header.Set("Content-Length", strconv.FormatInt(length, 10))
 	w.WriteHeader(a.status)
-	if r.Method != http.MethodHead {
+	switch {
+	case r.Method == http.MethodHead:
+	case a.content != nil:
+		_, _ = io.Copy(w, a.content) // the connection ends with an answer that is too short
+	default:
 		_, _ = w.Write(a.body)
 	}
 }

@@ -116,6 +116,7 @@ type Server struct {
 	started  time.Time
 	login    *limiter
 	api      *limiter
+	uploads  *limiter // of files
 	scrapes  *limiter // of metrics
 	formKey  []byte   // signs the CSRF values of the sign-in form; forms end with the process
 	pages    *pages
@@ -140,6 +141,7 @@ func New(o Options) (*Server, error) {
 		origin:  originOf(o.BaseURL.Scheme, o.BaseURL.Host),
 		login:   newLimiter(o.LoginLimit, limitWindow, o.Now),
 		api:     newLimiter(o.APILimit, limitWindow, o.Now),
+		uploads: newLimiter(uploadLimit, limitWindow, o.Now),
 		scrapes: newLimiter(metricsLimit, time.Minute, o.Now),
 		formKey: randomBytes(32),
 	}

@@ -20,7 +20,7 @@ import (
 	"gatecontrol/telemetry"
 )
 
-// Bounds of the API's HTTP servers. The whole request is small (1 MiB at most),
+// Bounds of the API's HTTP servers. The whole request is small (2 MiB at most),
 // so a client that needs longer is not one that we want to wait for.
 const (
 	apiHeadTimeout = 10 * time.Second

@@ -141,7 +141,7 @@ func allOptions(nas, home model.PeerID, user model.UserID) *model.Web {
 		Mirror:    model.Mirror{Enabled: true, Targets: []model.MirrorTarget{{Peer: home, Port: 82}}},
 		Paths:     []model.Path{{Prefix: "/a", Strip: true, Peer: home, Port: 83}, {Prefix: "/b", Redirect: "/c", Status: 302}},
 		Trace:     true, Users: []int64{int64(user), 99},
-		Branding: model.Branding{Title: "t", Text: "x", Color: "red", Background: "blue"},
+		Branding: model.Branding{Title: "t", Text: "x", Color: "red", Background: "blue", Logo: "l.png", Image: "i.jpg"},
 	}
 }
 

@@ -123,6 +123,9 @@ func (out *Route) setOptions(r *model.Route, n *names) {
 	}
 	out.BrandingTitle, out.BrandingText = orNull(w.Branding.Title), orNull(w.Branding.Text)
 	out.BrandingColor, out.BrandingBg = orNull(w.Branding.Color), orNull(w.Branding.Background)
+	// Names alone: the format has no room for the pictures, of which a few would
+	// make a file that is too large to be taken up.
+	out.BrandingLogo, out.BrandingBgImage = orNull(w.Branding.Logo), orNull(w.Branding.Image)
 
 	out.CompressEnabled, out.CustomHeaders, out.DebugEnabled = bit(w.Compress), w.Headers.Text(), bit(w.Trace)
 	out.RateLimitEnabled, out.RateLimitRequests, out.RateLimitWindow = bit(w.RateLimit.Enabled), w.RateLimit.Requests, model.RateWindow(w.RateLimit.Window)

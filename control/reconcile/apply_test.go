@@ -165,6 +165,35 @@ func TestWriteIsLiveOrNothing(t *testing.T) {
 	}
 }
 
+// TestPicturesTouchNoPlane gives a route that serves what people see of it. Every
+// plane goes on with what it runs.
+func TestPicturesTouchNoPlane(t *testing.T) {
+	g := newGateway(t)
+	if err := g.Apply(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	parts := 0
+	g.db.SetPrepare(func(ctx context.Context, tx *store.Tx) (store.Pending, error) {
+		p, err := g.prepare(ctx, tx)
+		if err == nil {
+			parts = len(p.(*pending).parts)
+		}
+		return p, err
+	})
+	r := &model.Route{Type: model.RouteHTTP, Domain: "app.example.com", Enabled: true, Target: model.Target{Addr: netip.MustParseAddr("127.0.0.1"), Port: 9}}
+	if err := g.put(t, func(tx *store.Tx) error { return store.Routes.Insert(tx, r) }); err != nil || parts == 0 {
+		t.Fatalf("%d planes are concerned by a new route, %v", parts, err)
+	}
+	for _, branding := range []model.Branding{{Logo: "a.png"}, {Logo: "b.png", Image: "c.png"}, {}} {
+		w := r.Options()
+		w.Branding = branding
+		r.Web, r.UpdatedAt = &w, r.UpdatedAt.Add(time.Hour)
+		if err := g.put(t, func(tx *store.Tx) error { return store.Routes.Put(tx, r) }); err != nil || parts != 0 {
+			t.Errorf("%+v: %d planes are concerned, %v", branding, parts, err)
+		}
+	}
+}
+
 // TestBadRouteDoesNotStopTheRest starts on a store with a route whose port is
 // taken: the rest serves, and the route follows once the port is free.
 func TestBadRouteDoesNotStopTheRest(t *testing.T) {

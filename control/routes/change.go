@@ -54,6 +54,9 @@ func (s *Service) Update(ctx context.Context, id model.RouteID, in Input) (View,
 		if err := s.change(tx, r, &in, now); err != nil {
 			return nil, err
 		}
+		if err := dropPictures(tx, &was.Branding, r); err != nil {
+			return nil, err
+		}
 		if err := put(store.Routes.Put(tx, r)); err != nil {
 			return nil, err
 		}
@@ -132,7 +135,7 @@ func (s *Service) Delete(ctx context.Context, id model.RouteID) error {
 		if err != nil {
 			return err
 		}
-		if err := remove(tx, id); err != nil {
+		if err := remove(tx, r); err != nil {
 			return err
 		}
 		return events.Append(ctx, tx, now, events.Entry{
@@ -143,11 +146,15 @@ func (s *Service) Delete(ctx context.Context, id model.RouteID) error {
 }
 
 // remove takes a route out of every table that knows it.
-func remove(tx *store.Tx, id model.RouteID) error {
-	if _, err := store.RouteCounters.Delete(tx, id); err != nil {
+func remove(tx *store.Tx, r *model.Route) error {
+	if _, err := store.RouteCounters.Delete(tx, r.ID); err != nil {
 		return err
 	}
-	_, err := store.Routes.Delete(tx, id)
+	was := r.Options()
+	if err := dropPictures(tx, &was.Branding, new(model.Route)); err != nil {
+		return err
+	}
+	_, err := store.Routes.Delete(tx, r.ID)
 	return err
 }
 
@@ -168,7 +175,7 @@ func (s *Service) Batch(ctx context.Context, action string, ids []int64) (affect
 				return err
 			}
 			if action == "delete" {
-				err = remove(tx, r.ID)
+				err = remove(tx, r)
 			} else {
 				err = s.enable(tx, r, action == "enable", now)
 			}

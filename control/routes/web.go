@@ -26,10 +26,15 @@ func (in *Input) applyWeb(tx *store.Tx, r *model.Route, bad *model.Invalids) err
 	in.Traffic.apply(&w, bad)
 	in.Upstreams.apply(&w, r, known, bad)
 	in.Appearance.apply(&w, r.Domain, bad)
+	setOptions(r, w)
+	return nil
+}
+
+// setOptions has r have w, which is not stored where it is the default.
+func setOptions(r *model.Route, w model.Web) {
 	if r.Web = &w; reflect.DeepEqual(w, model.DefaultWeb()) {
 		r.Web = nil
 	}
-	return nil
 }
 
 // gates are the switches that keep somebody out.
