@@ -82,7 +82,8 @@ type routeView struct {
 	MonitoringStatus       *string `json:"monitoring_status"`
 	MonitoringLastCheck    *string `json:"monitoring_last_check"`
 	MonitoringLastChange   *string `json:"monitoring_last_change"`
-	MonitoringResponseTime *int    `json:"monitoring_response_time"`
+	MonitoringResponseTime *int64  `json:"monitoring_response_time" doc:"Milliseconds, also of a check that failed"`
+	MonitoringReason       *string `json:"monitoring_reason" doc:"Why the service is down"`
 
 	L4Protocol   *string `json:"l4_protocol"`
 	L4ListenPort *string `json:"l4_listen_port"`
@@ -129,6 +130,7 @@ func viewRoute(r *routes.View) routeView {
 		CreatedAt: dt(r.CreatedAt), UpdatedAt: dt(r.UpdatedAt),
 	}
 	v.show(&r.Route)
+	v.showCheck(r)
 	if r.Target.Peer != 0 {
 		v.PeerID = &r.Target.Peer
 	}
@@ -172,7 +174,6 @@ func (v *routeView) show(r *model.Route) {
 	v.RetryStatusCodes = v.RetryMatchStatus
 	v.BreakerEnabled, v.BreakerThreshold = bit(w.Breaker.Enabled), w.Breaker.Threshold
 	v.BreakerTimeout = int(w.Breaker.Timeout / time.Second)
-	v.BreakerStatus, v.BreakerFailures, v.BreakerOpenedAt = w.Breaker.State, w.Breaker.Failures, isoOrNull(w.Breaker.OpenedAt)
 
 	v.CompressEnabled, v.DebugEnabled = bit(w.Compress), bit(w.Trace)
 	v.CustomHeaders = w.Headers.Text()
@@ -186,4 +187,24 @@ func (v *routeView) show(r *model.Route) {
 	v.BrandingTitle, v.BrandingText = orNull(w.Branding.Title), orNull(w.Branding.Text)
 	v.BrandingColor, v.BrandingBG = orNull(w.Branding.Color), orNull(w.Branding.Background)
 	v.BrandingLogo, v.BrandingBGImage = orNull(w.Branding.Logo), orNull(w.Branding.Image)
+}
+
+// showCheck fills in what checks have found, and made of the breaker.
+func (v *routeView) showCheck(r *routes.View) {
+	v.MonitoringEnabled = bit(r.Monitored)
+	w, c := r.Options(), &r.Check
+	b := c.BreakerOf(&w.Breaker)
+	v.BreakerStatus, v.BreakerFailures, v.BreakerOpenedAt = b.State, b.Failures, isoOrNull(b.OpenedAt)
+	if c.Status == "" {
+		return
+	}
+	took := c.Took.Milliseconds()
+	v.MonitoringStatus, v.MonitoringResponseTime, v.MonitoringReason = &c.Status, &took, orNull(c.Reason)
+	v.MonitoringLastCheck, v.MonitoringLastChange = isoOrNull(&c.At), isoOrNull(c.ChangedAt)
+}
+
+// Down reports whether the route is monitored and its service was not there. It is for
+// pages.
+func (v routeView) Down() bool {
+	return v.MonitoringEnabled == 1 && v.MonitoringStatus != nil && *v.MonitoringStatus == model.StatusDown
 }

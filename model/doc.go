@@ -42,6 +42,8 @@
 //   - event: one line of the activity log.
 //   - intent: what administrators asked for, as stored; revision: its version.
 //   - plan: intent compiled for the planes; plane: one of netstack, dns, l4 and proxy.
+//   - check: one look at whether the service behind a route answers; probe: where and
+//     how that is asked. A monitored route is checked time and again.
 //   - trouble: what is in the way of a tunnel, as far as this server can tell.
 //   - condition: a lasting state that a person should know of, a trouble for one.
 //

@@ -40,6 +40,8 @@ type Route struct {
 	// gateway that is the gateway's way to it, not ours to the gateway.
 	BackendHTTPS bool `json:"backend_https"`
 
+	Monitored bool `json:"monitored,omitempty"` // its service is checked time and again
+
 	L4  *L4  `json:"l4,omitempty"`  // only for RouteL4
 	Web *Web `json:"web,omitempty"` // only for RouteHTTP; nil: DefaultWeb
 
@@ -53,6 +55,14 @@ func (r *Route) Options() Web {
 		return DefaultWeb()
 	}
 	return *r.Web
+}
+
+// Label is what people know r by: its domain, or else its ports.
+func (r *Route) Label() string {
+	if r.Domain != "" || r.L4 == nil {
+		return r.Domain
+	}
+	return r.L4.Network + " " + r.L4.Ports.String()
 }
 
 // Target is what an administrator picks: a peer and a port of it, an address and

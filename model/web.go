@@ -47,7 +47,7 @@ func DefaultWeb() Web {
 		IPFilter:  IPFilter{Mode: FilterWhitelist},
 		Bots:      BotBlocker{Mode: BotBlock},
 		RateLimit: RateLimit{Requests: 100, Window: time.Minute},
-		Breaker:   Breaker{Threshold: 5, Timeout: 30 * time.Second, State: BreakerClosed},
+		Breaker:   Breaker{Threshold: 5, Timeout: 30 * time.Second},
 		Sticky:    Sticky{Cookie: "gc_sticky", TTL: time.Hour},
 		Retry:     Retry{Count: 3, Statuses: []int{502, 503, 504}},
 	}
@@ -135,26 +135,6 @@ type RateLimit struct {
 	Requests int           `json:"requests"` // 1-100000
 	Window   time.Duration `json:"window"`   // 1 s, 1 min, 5 min or 1 h
 }
-
-// The states of a Breaker.
-const (
-	BreakerClosed   = "closed"    // traffic flows
-	BreakerOpen     = "open"      // requests are answered 503
-	BreakerHalfOpen = "half-open" // the same, until the next check decides
-)
-
-// Breaker is the circuit breaker of a route. Checks of its backend drive it.
-type Breaker struct {
-	Enabled   bool          `json:"enabled"`
-	Threshold int           `json:"threshold"` // 1-100 failed checks in a row open it
-	Timeout   time.Duration `json:"timeout"`   // 5 s to 1 h until it is half-open
-	State     string        `json:"state"`
-	Failures  int           `json:"failures,omitempty"`
-	OpenedAt  *time.Time    `json:"opened_at,omitempty"`
-}
-
-// Close makes traffic flow again.
-func (b *Breaker) Close() { b.State, b.Failures, b.OpenedAt = BreakerClosed, 0, nil }
 
 // rateWindows are the windows of a RateLimit as the API spells them.
 var rateWindows = map[string]time.Duration{"1s": time.Second, "1m": time.Minute, "5m": 5 * time.Minute, "1h": time.Hour}

@@ -1,7 +1,10 @@
 package store
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
+	"time"
 
 	"go.etcd.io/bbolt"
 
@@ -18,7 +21,7 @@ type step func(*bbolt.Tx) error
 
 // The schema of a file is the number of steps that it has been through.
 var (
-	intentSteps  = []step{createIntent, addGroups, addCertificates, addRouteCounters, addPictures}
+	intentSteps  = []step{createIntent, addGroups, addCertificates, addRouteCounters, addPictures, addRouteChecks}
 	historySteps = []step{createHistory}
 )
 
@@ -46,6 +49,45 @@ func addRouteCounters(tx *bbolt.Tx) error {
 // addPictures makes room for pictures. No route has one yet.
 func addPictures(tx *bbolt.Tx) error {
 	return create(tx, []bucketed{&Pictures})
+}
+
+// addRouteChecks makes room for what checks of routes find. No route is monitored
+// yet, so there is nothing to index, and no circuit breaker was ever anything but
+// closed: that is not said of each any more.
+func addRouteChecks(tx *bbolt.Tx) error {
+	if err := create(tx, []bucketed{&RouteChecks}); err != nil {
+		return err
+	}
+	if _, err := tx.CreateBucketIfNotExists(indexBucket(Routes.name, "monitored")); err != nil {
+		return err
+	}
+	type breaker struct {
+		Enabled   bool          `json:"enabled"`
+		Threshold int           `json:"threshold"`
+		Timeout   time.Duration `json:"timeout"`
+	}
+	changed := make(map[string][]byte)
+	routes := tx.Bucket([]byte(Routes.name))
+	if err := routes.ForEach(func(key, raw []byte) error {
+		var r struct {
+			Web struct{ Breaker json.RawMessage }
+		}
+		var b breaker
+		if json.Unmarshal(raw, &r) != nil || json.Unmarshal(r.Web.Breaker, &b) != nil {
+			return nil // no options, or what cannot be read
+		}
+		now, err := json.Marshal(b)
+		changed[string(key)] = bytes.Replace(raw, r.Web.Breaker, now, 1)
+		return err
+	}); err != nil {
+		return err
+	}
+	for key, raw := range changed {
+		if err := routes.Put([]byte(key), raw); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // SchemaVersion is the schema of the intent file that this program writes.

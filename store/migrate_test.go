@@ -108,6 +108,21 @@ func everything(db *DB, schema int) error {
 				return err
 			}
 		}
+		if schema >= 6 {
+			monitored := model.Route{
+				Type: model.RouteHTTP, Domain: "monitored.example.com", Enabled: true, Target: model.Target{Addr: netip.MustParseAddr("127.0.0.1"), Port: 2},
+				Monitored: true, CreatedAt: at, UpdatedAt: at,
+			}
+			if err := Routes.Insert(tx, &monitored); err != nil {
+				return err
+			}
+			if err := RouteChecks.Put(tx, &model.RouteCheck{
+				ID: monitored.ID, Version: 3, Status: model.StatusDown, At: at, ChangedAt: &at, Took: time.Second, Reason: "why",
+				Breaker: model.BreakerState{State: model.BreakerOpen, Failures: 1, OpenedAt: &at},
+			}); err != nil {
+				return err
+			}
+		}
 		return errors.Join(
 			Sessions.Put(tx, &model.Session{ID: "ab", User: user.ID, CSRFToken: "cd", ExpiresAt: at, CreatedAt: at}),
 			Tokens.Insert(tx, &model.Token{Name: "script", Hash: "ef", Scopes: []model.Scope{model.ScopeFull}, User: user.ID, Peer: peer.ID, CreatedAt: at}),
@@ -210,6 +225,9 @@ func TestFixtures(t *testing.T) {
 				if n := Pictures.Size(tx); (n > 0) != (schema >= 5) {
 					t.Errorf("%d bytes of pictures", n)
 				}
+				if n := RouteChecks.Len(tx); (n > 0) != (schema >= 6) {
+					t.Errorf("%d checks of routes", n)
+				}
 				if p, err := Peers.Find(tx, "hostname", "nas"); err != nil || p == nil {
 					t.Errorf("the peer is not found by its host name: %v", err)
 				}
@@ -225,7 +243,12 @@ func TestFixtures(t *testing.T) {
 					return err
 				}
 				p.Name, p.Hostname, p.User, p.Group, p.ExpiresAt = "renamed", "", 0, g.ID, nil
-				return Peers.Put(tx, p)
+				r, err := Routes.Get(tx, 1)
+				if err != nil {
+					return err
+				}
+				r.Monitored = true
+				return errors.Join(Peers.Put(tx, p), Routes.Put(tx, r))
 			})
 			if _, err := os.Stat(filepath.Join(db.dir, IntentFile+preMigration)); (err == nil) != (schema < newest) {
 				t.Errorf("copy of the old file: %v", err)

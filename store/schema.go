@@ -64,10 +64,11 @@ var Groups = Table[model.GroupID, model.Group]{
 
 // Routes are keyed by number.
 //
-//	domain  unique among routes of type http
-//	peer    routes that name that peer: as their target or in their options
-//	order   type/domain, the order in which they are listed
-//	listen  network/ports of enabled port routes, in the order of ports (ListenKey)
+//	domain     unique among routes of type http
+//	peer       routes that name that peer: as their target or in their options
+//	order      type/domain, the order in which they are listed
+//	listen     network/ports of enabled port routes, in the order of ports (ListenKey)
+//	monitored  enabled ones that are checked time and again, by model.Route.Label
 var Routes = Table[model.RouteID, model.Route]{
 	name: "routes", class: Intent,
 	key: func(r *model.Route) *model.RouteID { return &r.ID },
@@ -90,6 +91,12 @@ var Routes = Table[model.RouteID, model.Route]{
 				return nil
 			}
 			return []string{ListenKey(r.L4.Network, r.L4.Ports)}
+		}},
+		{Name: "monitored", Keys: func(r *model.Route) []string {
+			if !r.Enabled || !r.Monitored {
+				return nil
+			}
+			return []string{r.Label()}
 		}},
 	},
 }
@@ -222,6 +229,12 @@ var RouteCounters = Table[model.RouteID, model.RouteCounters]{
 // for them. Strangers are shown them, so they are not sealed.
 var Pictures = Raw{name: "pictures"}
 
+// RouteChecks are keyed by route. One that was never checked has none.
+var RouteChecks = Table[model.RouteID, model.RouteCheck]{
+	name: "route_checks", class: Runtime,
+	key: func(c *model.RouteCheck) *model.RouteID { return &c.ID },
+}
+
 // Outbox holds the events of committed transactions until they are in the
 // activity log, under the number that they keep there.
 var Outbox = Table[model.EventID, model.Event]{
@@ -243,7 +256,7 @@ type bucketed interface{ buckets() [][]byte }
 
 // What each file holds, as the newest schema has it.
 func intentTables() []bucketed {
-	return []bucketed{&Peers, &Groups, &Routes, &Users, &Sessions, &Tokens, &Lockouts, &Settings, &Secrets, &Certificates, &DNSZones, &CertItems, &Counters, &RouteCounters, &Pictures, &Outbox}
+	return []bucketed{&Peers, &Groups, &Routes, &Users, &Sessions, &Tokens, &Lockouts, &Settings, &Secrets, &Certificates, &DNSZones, &CertItems, &Counters, &RouteCounters, &Pictures, &RouteChecks, &Outbox}
 }
 
 func historyTables() []bucketed { return []bucketed{&Activity, &Traffic} }

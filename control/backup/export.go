@@ -51,6 +51,13 @@ func (d *Data) fill(tx *store.Tx) error {
 		if c != nil {
 			out.BotBlockerCount = c.BotsBlocked
 		}
+		found, err := store.RouteChecks.Get(tx, r.ID)
+		if err != nil {
+			return err
+		}
+		if found != nil {
+			out.setCheck(found)
+		}
 		d.Routes = append(d.Routes, out)
 		return nil
 	}); err != nil {
@@ -138,7 +145,7 @@ func route(r *model.Route, n *names) Route {
 		out.TargetPeerName, out.TargetLANHost, out.TargetLANPort = orNull(n.peers[g.Peer]), &g.Host, &g.Port
 	}
 	out.HTTPSEnabled, out.BackendHTTPS = bit(r.ForceHTTPS), bit(r.BackendHTTPS)
-	out.Enabled, out.RouteType = bit(r.Enabled), r.Type
+	out.Enabled, out.RouteType, out.MonitoringEnabled = bit(r.Enabled), r.Type, bit(r.Monitored)
 	if r.L4 != nil {
 		ports := r.L4.Ports.String()
 		out.L4Protocol, out.L4ListenPort, out.L4TLSMode = &r.L4.Network, &ports, &r.L4.TLS
@@ -146,6 +153,16 @@ func route(r *model.Route, n *names) Route {
 	out.CreatedAt, out.UpdatedAt = datetime(r.CreatedAt), datetime(r.UpdatedAt)
 	out.PeerName = orNull(n.peers[r.Target.Peer])
 	return out
+}
+
+// setCheck fills in what the last check has found.
+func (out *Route) setCheck(c *model.RouteCheck) {
+	if c.Status == "" {
+		return
+	}
+	took := c.Took.Milliseconds()
+	out.MonitoringStatus, out.MonitoringResponseTime = &c.Status, &took
+	out.MonitoringLastCheck, out.MonitoringLastChange = isoOrNull(&c.At), isoOrNull(c.ChangedAt)
 }
 
 func user(u *model.User) User {

@@ -95,7 +95,7 @@ func fill(t testing.TB, db *store.DB) {
 			{Type: model.RouteHTTP, Domain: "nas.example.com", Enabled: true, Target: model.Target{Peer: nas.ID, Addr: ip("10.8.0.2"), Port: 5000}, ForceHTTPS: true, CreatedAt: noon, UpdatedAt: noon},
 			{Type: model.RouteL4, Target: model.Target{Addr: ip("127.0.0.1"), Port: 1}, Description: text("games"),
 				L4: &model.L4{Network: "udp", Ports: model.PortRange{First: 5000, Last: 5010}, TLS: model.TLSNone}, CreatedAt: noon, UpdatedAt: noon},
-			{Type: model.RouteHTTP, Domain: "all.example.com", Enabled: true, Target: model.Target{Peer: nas.ID, Addr: ip("10.8.0.2"), Port: 5000}, CreatedAt: noon, UpdatedAt: noon,
+			{Type: model.RouteHTTP, Domain: "all.example.com", Enabled: true, Target: model.Target{Peer: nas.ID, Addr: ip("10.8.0.2"), Port: 5000}, Monitored: true, CreatedAt: noon, UpdatedAt: noon,
 				Web: allOptions(nas.ID, home.ID, user.ID)},
 			{Type: model.RouteHTTP, Domain: "behind.example.com", Enabled: true, BackendHTTPS: true, CreatedAt: noon, UpdatedAt: noon,
 				Target: model.Target{Port: 5001, Gateway: &model.GatewayTarget{Peer: home.ID, Host: "192.168.2.228", Port: 5001}}},
@@ -105,6 +105,12 @@ func fill(t testing.TB, db *store.DB) {
 			}
 		}
 		if err := store.RouteCounters.Put(tx, &model.RouteCounters{ID: 3, BotsBlocked: 12}); err != nil {
+			return err
+		}
+		if err := store.RouteChecks.Put(tx, &model.RouteCheck{
+			ID: 3, Version: 4, Status: model.StatusDown, At: noon, ChangedAt: at(-time.Hour), Took: 1234 * time.Millisecond, Reason: "why",
+			Breaker: model.BreakerState{State: model.BreakerOpen, OpenedAt: at(0)},
+		}); err != nil {
 			return err
 		}
 		token := &model.Token{
@@ -123,7 +129,6 @@ func fill(t testing.TB, db *store.DB) {
 
 // allOptions has every option on and no value that is the default. 99 is nobody.
 func allOptions(nas, home model.PeerID, user model.UserID) *model.Web {
-	opened := noon
 	return &model.Web{
 		Block:     model.BlockReply{Action: model.BlockCustom, Body: "<p>no</p>", URL: "https://example.org"},
 		ACL:       model.ACL{Enabled: true, Peers: []model.PeerID{home, 99}},
@@ -131,7 +136,7 @@ func allOptions(nas, home model.PeerID, user model.UserID) *model.Web {
 		BasicAuth: model.BasicAuth{Enabled: true, User: "u", Hash: "$2a$10$x"},
 		Bots:      model.BotBlocker{Enabled: true, Mode: model.BotCustom, Message: "go", Status: 410},
 		RateLimit: model.RateLimit{Enabled: true, Requests: 7, Window: time.Hour},
-		Breaker:   model.Breaker{Enabled: true, Threshold: 7, Timeout: time.Minute, State: model.BreakerOpen, Failures: 3, OpenedAt: &opened},
+		Breaker:   model.Breaker{Enabled: true, Threshold: 7, Timeout: time.Minute, Open: true},
 		ClientTLS: model.ClientTLS{Enabled: true, CA: "PEM"},
 		Compress:  true,
 		Headers:   &model.Headers{Request: []model.HeaderField{{Name: "A", Value: "b"}}, Response: []model.HeaderField{}},

@@ -25,7 +25,7 @@ func (s *state) options(r *model.Route, f *Facts, block model.BlockReply) *proxy
 	if w.ACL.Enabled {
 		o.ACL, some = &proxy.ACL{Addrs: s.addresses(w.ACL.Peers, f)}, true
 	}
-	if w.Breaker.Enabled && w.Breaker.State != model.BreakerClosed {
+	if w.Breaker.Enabled && w.Breaker.Open {
 		o.Breaker, some = &proxy.Breaker{RetryAfter: w.Breaker.Timeout}, true
 	}
 	if w.Bots.Enabled {

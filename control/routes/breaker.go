@@ -17,12 +17,13 @@ func (s *Service) ResetBreaker(ctx context.Context, id model.RouteID) error {
 		if err != nil {
 			return nil, err
 		}
-		w := r.Options()
-		if !w.Breaker.Enabled {
+		if w := r.Options(); !w.Breaker.Enabled {
 			return nil, model.Failure(model.KindInvalid, "the circuit breaker of this route is off")
 		}
-		w.Breaker.Close()
-		r.Web, r.UpdatedAt = &w, now
+		if err := s.closeBreaker(tx, r); err != nil {
+			return nil, err
+		}
+		r.UpdatedAt = now
 		if err := store.Routes.Put(tx, r); err != nil {
 			return nil, err
 		}
@@ -31,4 +32,19 @@ func (s *Service) ResetBreaker(ctx context.Context, id model.RouteID) error {
 		})
 	})
 	return err
+}
+
+// closeBreaker closes the breaker of r, which the caller stores, and forgets what
+// checks have made of it.
+func (s *Service) closeBreaker(tx *store.Tx, r *model.Route) error {
+	if r.Web != nil {
+		r.Web.Breaker.Open = false
+	}
+	c, err := s.found(tx, r.ID)
+	if err != nil || c.Breaker == (model.BreakerState{}) {
+		return err
+	}
+	c.Version++
+	c.Breaker = model.BreakerState{}
+	return store.RouteChecks.Put(tx, &c)
 }

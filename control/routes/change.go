@@ -49,13 +49,19 @@ func (s *Service) Update(ctx context.Context, id model.RouteID, in Input) (View,
 		if err != nil {
 			return nil, err
 		}
-		was := r.Options()
+		was, monitored := r.Options(), r.Monitored
 		set(&r.Enabled, in.Enabled)
 		if err := s.change(tx, r, &in, now); err != nil {
 			return nil, err
 		}
 		if err := dropPictures(tx, &was.Branding, r); err != nil {
 			return nil, err
+		}
+		// A breaker that nothing checks any more would stay as it is for ever.
+		if in.BreakerEnabled.Set || monitored && !r.Monitored {
+			if err := s.closeBreaker(tx, r); err != nil {
+				return nil, err
+			}
 		}
 		if err := put(store.Routes.Put(tx, r)); err != nil {
 			return nil, err
@@ -154,6 +160,9 @@ func remove(tx *store.Tx, r *model.Route) error {
 	if err := dropPictures(tx, &was.Branding, new(model.Route)); err != nil {
 		return err
 	}
+	if _, err := store.RouteChecks.Delete(tx, r.ID); err != nil {
+		return err
+	}
 	_, err := store.Routes.Delete(tx, r.ID)
 	return err
 }
@@ -215,11 +224,8 @@ func (s *Service) update(ctx context.Context, f func(*store.Tx, time.Time) (*mod
 }
 
 func title(r *model.Route) string {
-	switch {
-	case r.Domain != "":
-		return "route " + r.Domain
-	case r.L4 != nil:
-		return fmt.Sprintf("route %s %s", r.L4.Network, r.L4.Ports)
+	if label := r.Label(); label != "" {
+		return "route " + label
 	}
 	return fmt.Sprintf("route %d", r.ID)
 }

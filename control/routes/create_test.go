@@ -127,7 +127,7 @@ func TestCreateRefusesPrivateTargets(t *testing.T) {
 
 func TestCreateNamesEveryFieldAtFault(t *testing.T) {
 	b := newBench(t)
-	_, err := b.Create(t.Context(), input(t, `{"domain":"x","target_port":99999,"target_ip":"x","description":"`+strings.Repeat("a", 256)+`","monitoring_enabled":true}`))
+	_, err := b.Create(t.Context(), input(t, `{"domain":"x","target_port":99999,"target_ip":"x","description":"`+strings.Repeat("a", 256)+`","target_kind":"pool"}`))
 	e := wantError(t, err, model.KindInvalid, "domain")
 	if len(e.Fields) != 5 || e.Field != "domain" {
 		t.Errorf("%v", e.Fields)

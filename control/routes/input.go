@@ -25,6 +25,8 @@ type Input struct {
 	L4Protocol   model.Field[string] `json:"l4_protocol"`
 	L4ListenPort model.Field[string] `json:"l4_listen_port"`
 
+	MonitoringEnabled model.Field[bool] `json:"monitoring_enabled" doc:"The service is checked time and again; one of UDP cannot be"`
+
 	Gateway
 	Access
 	Traffic
@@ -77,6 +79,7 @@ func (in *Input) apply(tx *store.Tx, r *model.Route, bad *model.Invalids) error 
 	}
 	set(&r.ForceHTTPS, in.HTTPSEnabled)
 	set(&r.BackendHTTPS, in.BackendHTTPS)
+	set(&r.Monitored, in.MonitoringEnabled)
 	in.applyL4(r, bad)
 	checkAbsent(in.all, r, bad)
 	return in.applyWeb(tx, r, bad)

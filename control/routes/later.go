@@ -17,7 +17,6 @@ var absent = []struct {
 	unless func(members) bool      // when true, the field means nothing
 	only   func(*model.Route) bool // nil: any
 }{
-	{field: "monitoring_enabled", asks: on},
 	{field: "target_pool_id", asks: filled, unless: targetsPeer},
 	{field: "wol_enabled", asks: on, only: throughGateway},
 	{field: "l4_tls_mode", asks: otherThan(model.TLSNone), only: isL4},

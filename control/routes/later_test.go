@@ -44,14 +44,13 @@ func TestAbsent(t *testing.T) {
 		name, member string
 		refused      string // the field; empty: let through
 	}{
-		{"switch on", `"monitoring_enabled":true`, "monitoring_enabled"},
-		{"switch on as number", `"monitoring_enabled":1`, "monitoring_enabled"},
-		{"switch on as text", `"monitoring_enabled":"1"`, "monitoring_enabled"},
-		{"switch off as text", `"monitoring_enabled":"false"`, ""},
-		{"switch null", `"monitoring_enabled":null`, ""},
-		{"switch that is none", `"monitoring_enabled":{}`, "monitoring_enabled"},
-		{"switch of an odd spelling", `"monitoring_enabled":"yes"`, "monitoring_enabled"},
-		{"a member without a name", `"":0,"monitoring_enabled":true`, "monitoring_enabled"},
+		{"a member without a name", `"":0,"target_kind":"pool"`, "target_kind"},
+		{"switch on as number", `"target_kind":"gateway","target_peer_id":3,"target_lan_host":"nas","target_lan_port":80,"wol_enabled":1`, "wol_enabled"},
+		{"switch on as text", `"target_kind":"gateway","target_peer_id":3,"target_lan_host":"nas","target_lan_port":80,"wol_enabled":"1"`, "wol_enabled"},
+		{"switch off as text", `"target_kind":"gateway","target_peer_id":3,"target_lan_host":"nas","target_lan_port":80,"wol_enabled":"false"`, ""},
+		{"switch null", `"target_kind":"gateway","target_peer_id":3,"target_lan_host":"nas","target_lan_port":80,"wol_enabled":null`, ""},
+		{"switch that is none", `"target_kind":"gateway","target_peer_id":3,"target_lan_host":"nas","target_lan_port":80,"wol_enabled":{}`, "wol_enabled"},
+		{"switch of an odd spelling", `"target_kind":"gateway","target_peer_id":3,"target_lan_host":"nas","target_lan_port":80,"wol_enabled":"yes"`, "wol_enabled"},
 		{"pool target", `"target_kind":"pool"`, "target_kind"},
 		{"pool of a gateway", `"target_kind":"gateway","target_peer_id":3,"target_lan_host":"nas","target_lan_port":80,"target_pool_id":1`, "target_pool_id"},
 		{"pool of a peer target", `"target_kind":"peer","target_pool_id":1`, ""},

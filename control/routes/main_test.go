@@ -30,6 +30,7 @@ type bench struct {
 	status  map[model.PublicKey]model.PeerStatus
 	skipped map[model.RouteID]error
 	bots    map[model.RouteID]uint64
+	check   func(model.Probe) (model.Checked, error) // what Check comes to
 }
 
 func newBench(t testing.TB) *bench {
@@ -41,6 +42,8 @@ func newBench(t testing.TB) *bench {
 		Status:    func() map[model.PublicKey]model.PeerStatus { return b.status },
 		Skipped:   func() map[model.RouteID]error { return b.skipped },
 		BotCounts: func() map[model.RouteID]uint64 { return b.bots },
+		Probe:     b.probe,
+		Check:     func(_ context.Context, p model.Probe) (model.Checked, error) { return b.check(p) },
 		HostAddrs: func() []netip.Addr { return []netip.Addr{netip.MustParseAddr("203.0.113.9")} },
 		Blocked:   []uint16{22, 53, 80, 443, 2019, 3000, 51820}, MaxRange: 100,
 		AdminHost: "gate.example.com", ZoneDomain: "gc.internal", Tunnel: netip.MustParsePrefix("10.8.0.0/24"),
@@ -60,6 +63,21 @@ func newBench(t testing.TB) *bench {
 		return nil
 	})
 	return b
+}
+
+// probe is how a route would be checked: one that is there, at a place of no matter.
+func (b *bench) probe(id model.RouteID) (p model.Probe, ok bool) {
+	_ = b.db.View(func(tx *store.Tx) error {
+		r, err := store.Routes.Get(tx, id)
+		if ok = err == nil && r != nil; ok {
+			p = model.Probe{Route: id, Version: r.UpdatedAt, Backends: []model.ProbeTarget{{Addr: netip.AddrPortFrom(r.Target.Addr, r.Target.Port)}}}
+			if r.L4 != nil && r.L4.Network == "udp" {
+				p.Backends, p.Reason = nil, "it is UDP"
+			}
+		}
+		return err
+	})
+	return p, ok
 }
 
 func (b *bench) write(t testing.TB, f func(*store.Tx) error) {

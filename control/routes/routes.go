@@ -4,6 +4,7 @@ package routes
 
 import (
 	"context"
+	"log/slog"
 	"net/netip"
 	"strings"
 	"time"
@@ -21,6 +22,7 @@ const MaxPage = 250
 // Options are what a Service needs.
 type Options struct {
 	DB  *store.DB
+	Log *slog.Logger // nil: nothing is logged
 	Now func() time.Time
 
 	// Status tells what the tunnel knows of its live peers; nil knows of none.
@@ -41,6 +43,11 @@ type Options struct {
 	// KnownAs are names and addresses by which this server is known outside, the
 	// one that counts first.
 	KnownAs []string
+	// Probe tells how a route would be checked now, and whether there is such a route.
+	// In a write transaction it does so for what that found. Nil knows of none.
+	Probe func(model.RouteID) (model.Probe, bool)
+	// Check makes one check; BeginCheck and EndChecks are told of it.
+	Check func(context.Context, model.Probe) (model.Checked, error)
 
 	Blocked    []uint16     // ports that no port route listens on, our own among them
 	MaxRange   int          // most ports of one port route; 0 is 100
@@ -55,6 +62,7 @@ type Service struct {
 	o       Options
 	blocked map[uint16]bool
 	hasher  hasher
+	unsaved unsaved
 }
 
 // View is a route and what is known of it.
@@ -66,7 +74,8 @@ type View struct {
 	Gateway *model.Peer       // the home gateway before the target; nil: there is none
 	Error   string            // why the route does not serve; empty if it does or is disabled
 
-	BotsBlocked uint64 // requests that its bot blocker refused
+	BotsBlocked uint64           // requests that its bot blocker refused
+	Check       model.RouteCheck // what checks have found
 }
 
 // defaultMaxRange is the most ports of one route where nothing is configured:
@@ -86,6 +95,12 @@ func New(o Options) *Service {
 	}
 	if o.HostAddrs == nil {
 		o.HostAddrs = func() []netip.Addr { return nil }
+	}
+	if o.Probe == nil {
+		o.Probe = func(model.RouteID) (model.Probe, bool) { return model.Probe{}, false }
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
 	}
 	if o.MaxRange <= 0 {
 		o.MaxRange = defaultMaxRange
@@ -183,6 +198,10 @@ func (f *facts) view(tx *store.Tx, r *model.Route) (View, error) {
 		return v, err
 	} else if c != nil {
 		v.BotsBlocked += c.BotsBlocked
+	}
+	var err error
+	if v.Check, err = f.s.found(tx, r.ID); err != nil {
+		return v, err
 	}
 	if err := f.skipped[r.ID]; err != nil && r.Enabled {
 		v.Error = err.Error()

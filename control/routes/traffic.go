@@ -63,7 +63,7 @@ func (in *Traffic) applyBreaker(b *model.Breaker, bad *model.Invalids) {
 	number(&seconds, in.BreakerTimeout, "circuit_breaker_timeout", 5, 3600, bad)
 	b.Timeout = time.Duration(seconds) * time.Second
 	if in.BreakerEnabled.Set {
-		b.Close()
+		b.Open = false
 	}
 }
 
