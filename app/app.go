@@ -64,6 +64,7 @@ type App struct {
 	reconciler *reconcile.Reconciler
 	traffic    *telemetry.Traffic
 	botCounts  *telemetry.BotCounts
+	monitor    *telemetry.Monitor
 	conditions *telemetry.Conditions
 	access     *telemetry.AccessLog // nil: off
 	countries  *geoip.DB            // nil: none
@@ -248,6 +249,7 @@ func (a *App) openPorts(context.Context) (err error) {
 func (a *App) buildPlanes(context.Context) (err error) {
 	s := a.options
 	dial := a.newDialer().dial
+	a.buildMonitor(dial)
 	if a.bots, err = proxy.NewBots(proxy.BotOptions{Log: a.log.With("part", "bots"), Ranges: s.BotRanges}); err != nil {
 		return bySetting(err, "GC_BOT_BLOCKER_RANGES")
 	}
@@ -296,7 +298,7 @@ func (a *App) applyIntent(ctx context.Context) error {
 			Gateway: s.WGGateway, Subnets: a.subnets, AdminHosts: s.adminHosts, TrustedProxies: s.TrustedProxies,
 			Exit: s.exit,
 		},
-		Netstack: a.tunnel, DNS: a.resolver, L4: a.forwarder, Proxy: a.proxy,
+		Netstack: a.tunnel, DNS: a.resolver, L4: a.forwarder, Proxy: a.proxy, Monitor: a.monitor,
 	})
 	return a.reconciler.Apply(ctx)
 }

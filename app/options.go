@@ -78,8 +78,10 @@ type Options struct {
 	L4BlockedPorts []uint16 `name:"l4-blocked-ports" env:"GC_L4_BLOCKED_PORTS" default:"22,53,80,443,2019,3000,51820" help:"Ports that port routes cannot take."`
 	L4MaxPortRange int      `name:"l4-max-port-range" env:"GC_L4_MAX_PORT_RANGE" default:"100" help:"Most ports of one port route."`
 
-	TrafficInterval Millis `name:"traffic-interval" env:"GC_TRAFFIC_INTERVAL" default:"60000" help:"Milliseconds between traffic samples."`
-	ShutdownTimeout Millis `name:"shutdown-timeout" env:"GC_SHUTDOWN_TIMEOUT" default:"30000" help:"Milliseconds for requests in flight at the end."`
+	TrafficInterval    Millis `name:"traffic-interval" env:"GC_TRAFFIC_INTERVAL" default:"60000" help:"Milliseconds between traffic samples."`
+	MonitorHTTPTimeout Millis `name:"monitor-http-timeout" env:"GC_MONITOR_HTTP_TIMEOUT" default:"10000" help:"Milliseconds for one check of a web route."`
+	MonitorTCPTimeout  Millis `name:"monitor-tcp-timeout" env:"GC_MONITOR_TCP_TIMEOUT" default:"5000" help:"Milliseconds for one check of a TCP route."`
+	ShutdownTimeout    Millis `name:"shutdown-timeout" env:"GC_SHUTDOWN_TIMEOUT" default:"30000" help:"Milliseconds for requests in flight at the end."`
 }
 
 // Millis is a number of milliseconds, as GateControl's variables spell time.
@@ -132,6 +134,8 @@ func (o Options) check() (*checked, error) {
 		{"GC_RATE_LIMIT_API", int64(o.RateLimitAPI), 1, 1_000_000_000},
 		{"GC_L4_MAX_PORT_RANGE", int64(o.L4MaxPortRange), 1, 65_535},
 		{"GC_TRAFFIC_INTERVAL", int64(o.TrafficInterval), 1_000, 86_400_000},
+		{"GC_MONITOR_HTTP_TIMEOUT", int64(o.MonitorHTTPTimeout), 100, 60_000},
+		{"GC_MONITOR_TCP_TIMEOUT", int64(o.MonitorTCPTimeout), 100, 60_000},
 		{"GC_SHUTDOWN_TIMEOUT", int64(o.ShutdownTimeout), 0, 3_600_000},
 	} {
 		if n.v < n.min || n.v > n.max {

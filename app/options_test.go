@@ -19,7 +19,7 @@ func TestClientNetworks(t *testing.T) {
 			o := Options{
 				WGHost: "127.0.0.1", WGSubnet: netip.MustParsePrefix("10.8.0.0/24"), WGGateway: netip.MustParseAddr("10.8.0.1"),
 				WGAllowedIPs: test.allowed, WGMTU: 1420, WGSubnet6: test.subnet6, DNSDomain: "gc.internal", BaseURL: "http://localhost", AdminUser: "admin",
-				SessionMaxAge: 60_000, RateLimitLogin: 1, RateLimitAPI: 1, L4MaxPortRange: 1, TrafficInterval: 1000,
+				SessionMaxAge: 60_000, RateLimitLogin: 1, RateLimitAPI: 1, L4MaxPortRange: 1, TrafficInterval: 1000, MonitorHTTPTimeout: 1000, MonitorTCPTimeout: 1000,
 			}
 			s, err := o.check()
 			if err != nil {

@@ -118,7 +118,7 @@ func (a *App) serve(ctx context.Context) error {
 	loopCtx, stopLoops := context.WithCancel(context.WithoutCancel(ctx))
 	a.onStop("", func() error { stopLoops(); a.loops.Wait(); return nil })
 	for _, run := range []func(context.Context) error{
-		a.activity.Run, a.accounts.Run, a.peers.Run, a.reconciler.Run, a.traffic.Run, a.botCounts.Run, a.conditions.Run, a.issuance.Run,
+		a.activity.Run, a.accounts.Run, a.peers.Run, a.routes.Run, a.monitor.Run, a.reconciler.Run, a.traffic.Run, a.botCounts.Run, a.conditions.Run, a.issuance.Run,
 	} {
 		a.loop(func() error { return run(loopCtx) })
 	}

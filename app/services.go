@@ -42,10 +42,11 @@ func (a *App) buildServices(context.Context) (err error) {
 		Counted: a.proxy.BotsCounted,
 	})
 	a.routes = routes.New(routes.Options{
-		DB: a.db, Now: a.now, Status: a.peerStatus, BotCounts: a.botCounts.Unsaved,
+		DB: a.db, Log: a.log.With("part", "routes"), Now: a.now, Status: a.peerStatus, BotCounts: a.botCounts.Unsaved,
 		HostAddrs: func() []netip.Addr { return append(hostAddrs(), s.publicAddrs()...) },
-		Skipped:   func() map[model.RouteID]error { return a.reconciler.Skipped() },
-		Blocked:   s.blockedPorts(a.ownPorts()...), MaxRange: s.L4MaxPortRange,
+		Probe:     func(id model.RouteID) (model.Probe, bool) { return a.reconciler.Probe(id) }, Check: a.monitor.Check,
+		Skipped: func() map[model.RouteID]error { return a.reconciler.Skipped() },
+		Blocked: s.blockedPorts(a.ownPorts()...), MaxRange: s.L4MaxPortRange,
 		LookUp: a.lookUpOutside(), KnownAs: s.knownAs(),
 		AdminHost: s.adminHosts[0], ZoneDomain: s.DNSDomain, Tunnel: s.WGSubnet,
 	})

@@ -19,6 +19,7 @@ import (
 	"gatecontrol/netstack"
 	"gatecontrol/proxy"
 	"gatecontrol/store"
+	"gatecontrol/telemetry"
 )
 
 // Options are what a Reconciler works with. The planes outlive it.
@@ -32,6 +33,7 @@ type Options struct {
 	DNS      *dns.Server // nil where the resolver is off
 	L4       *l4.Server
 	Proxy    *proxy.Server
+	Monitor  *telemetry.Monitor
 }
 
 // Reconciler applies intent. Prepare is only called by the store, which lets
@@ -53,6 +55,7 @@ func New(o Options) *Reconciler {
 		planeOf(func(p *Plan) *netstack.Config { return p.Netstack }, o.Netstack.Prepare),
 		planeOf(func(p *Plan) *l4.Config { return p.L4 }, o.L4.Prepare),
 		planeOf(func(p *Plan) *proxy.Config { return p.Proxy }, o.Proxy.Prepare),
+		planeOf(func(p *Plan) *telemetry.MonitorConfig { return p.Monitor }, o.Monitor.Prepare),
 	}
 	if o.DNS != nil {
 		r.planes = append(r.planes, planeOf(func(p *Plan) *dns.Config { return p.DNS }, o.DNS.Prepare))

@@ -19,6 +19,7 @@ import (
 	"gatecontrol/netstack"
 	"gatecontrol/proxy"
 	"gatecontrol/store"
+	"gatecontrol/telemetry"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -83,7 +84,7 @@ func newGateway(t testing.TB) *gateway {
 	t.Cleanup(func() { _ = resolver.Close() })
 	r := New(Options{
 		DB: db, Log: log, Now: func() time.Time { return testNow }, Facts: testFacts,
-		Netstack: tunnel, DNS: resolver, L4: forwarder, Proxy: web,
+		Netstack: tunnel, DNS: resolver, L4: forwarder, Proxy: web, Monitor: telemetry.NewMonitor(telemetry.MonitorOptions{Log: log}),
 	})
 	return &gateway{r, db}
 }

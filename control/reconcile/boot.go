@@ -50,7 +50,7 @@ func (r *Reconciler) sift(s *state, now time.Time) (good *state, skip map[model.
 	}
 	nothing := compile(new(state), &r.Facts, nil, now)
 	good = &state{
-		revision: s.revision, groups: s.groups, routes: s.routes, exit: s.exit, block: s.block,
+		revision: s.revision, groups: s.groups, routes: s.routes, exit: s.exit, block: s.block, monitoring: s.monitoring,
 		unreadable: s.unreadable, leftOut: make(map[model.PeerID]leftOut),
 	}
 	good.peers = accepted(s.peers, func(list []*peer) error {

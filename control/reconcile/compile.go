@@ -9,6 +9,7 @@ import (
 	"gatecontrol/model"
 	"gatecontrol/netstack"
 	"gatecontrol/proxy"
+	"gatecontrol/telemetry"
 )
 
 // Plan is what every plane shall run, for one revision of intent. A share that
@@ -19,6 +20,7 @@ type Plan struct {
 	DNS      *dns.Config
 	L4       *l4.Config
 	Proxy    *proxy.Config
+	Monitor  *telemetry.MonitorConfig
 }
 
 // Facts are what a plan depends on besides intent. They do not change while the
@@ -48,7 +50,7 @@ func recompile(last *Plan, c scope, s *state, f *Facts, skip map[model.RouteID]e
 	if c.netstack {
 		plan.Netstack = compileNetstack(s, f, now)
 	}
-	if !c.dns && !c.l4 && !c.proxy {
+	if !c.dns && !c.l4 && !c.proxy && !c.monitor {
 		return &plan
 	}
 	routes := enabledRoutes(s, skip)
@@ -60,6 +62,9 @@ func recompile(last *Plan, c scope, s *state, f *Facts, skip map[model.RouteID]e
 	}
 	if c.proxy {
 		plan.Proxy = compileProxy(s, f, routes)
+	}
+	if c.monitor {
+		plan.Monitor = compileMonitor(s, routes)
 	}
 	return &plan
 }

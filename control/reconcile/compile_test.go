@@ -62,8 +62,8 @@ func testState() *state {
 		{ID: 1, Type: model.RouteHTTP, Enabled: true, Domain: "nas.example.com", ForceHTTPS: true,
 			// The address is what the peer had when this was written.
 			Target: model.Target{Peer: 3, Addr: netip.MustParseAddr("10.8.0.4"), Port: 5000}},
-		{ID: 2, Type: model.RouteHTTP, Enabled: false, Domain: "off.example.com", Target: model.Target{Addr: netip.MustParseAddr("9.9.9.9"), Port: 80}},
-		{ID: 3, Type: model.RouteHTTP, Enabled: true, Domain: "direct.example.com", BackendHTTPS: true,
+		{ID: 2, Type: model.RouteHTTP, Enabled: false, Domain: "off.example.com", Monitored: true, Target: model.Target{Addr: netip.MustParseAddr("9.9.9.9"), Port: 80}},
+		{ID: 3, Type: model.RouteHTTP, Enabled: true, Domain: "direct.example.com", BackendHTTPS: true, Monitored: true,
 			Target: model.Target{Addr: netip.MustParseAddr("9.9.9.9"), Port: 443}},
 		{ID: 4, Type: model.RouteL4, Enabled: true, Domain: "a mere label", L4: &model.L4{Network: "udp", Ports: model.PortRange{First: 5000, Last: 5010}, TLS: model.TLSNone},
 			Target: model.Target{Peer: 3, Port: 53}},
@@ -77,7 +77,7 @@ func testState() *state {
 				BasicAuth: model.BasicAuth{Enabled: true, User: "u", Hash: "$2a$10$x"},
 				Bots:      model.BotBlocker{Enabled: true, Mode: model.BotCustom, Message: "go", Status: 410},
 				RateLimit: model.RateLimit{Enabled: true, Requests: 7, Window: time.Hour},
-				Breaker:   model.Breaker{Enabled: true, Timeout: time.Minute, State: model.BreakerHalfOpen},
+				Breaker:   model.Breaker{Enabled: true, Timeout: time.Minute, Open: true},
 				ClientTLS: model.ClientTLS{Enabled: true, CA: "PEM"}, Compress: true, Trace: true,
 				Headers:  &model.Headers{Request: []model.HeaderField{{Name: "A", Value: "b"}}},
 				Backends: []model.Backend{{Peer: 1, Port: 80, Weight: 2}, {Peer: 2, Port: 81, Weight: 3}, {Peer: 99, Port: 81, Weight: 3}},
@@ -87,12 +87,12 @@ func testState() *state {
 				Paths: []model.Path{{Prefix: "/own", Port: 84}, {Prefix: "/other", Strip: true, Peer: 2, Port: 85},
 					{Prefix: "/off", Peer: 1, Port: 86}, {Prefix: "/away", Redirect: "/x", Status: 302}},
 			}},
-		{ID: 8, Type: model.RouteHTTP, Enabled: true, Domain: "behind.example.com", BackendHTTPS: true,
+		{ID: 8, Type: model.RouteHTTP, Enabled: true, Domain: "behind.example.com", BackendHTTPS: true, Monitored: true,
 			Target: model.Target{Port: 80, Gateway: &model.GatewayTarget{Peer: 4, Host: "fd00::5", Port: 5001}}, Web: &model.Web{
 				External: true, Backends: []model.Backend{{Peer: 2, Port: 81, Weight: 3}}, // come after it
 				Paths: []model.Path{{Prefix: "/other", Peer: 2, Port: 85}},
 			}},
-		{ID: 6, Type: model.RouteHTTP, Enabled: true, Domain: "skipped.example.com", Target: model.Target{Peer: 3, Port: 1}},
+		{ID: 6, Type: model.RouteHTTP, Enabled: true, Domain: "skipped.example.com", Monitored: true, Target: model.Target{Peer: 3, Port: 1}},
 	} {
 		s.routes = append(s.routes, &r)
 	}
@@ -220,8 +220,8 @@ func TestRecompileEqualsCompile(t *testing.T) {
 	current := new(state)
 	plan := compile(current, &testFacts, nil, testNow)
 	fails := errors.New("left out")
-	named, behind := 0, 0 // peers by options, routes behind home gateways, over time
-	for range 500 {
+	named, behind, probed := 0, 0, 0 // peers by options, routes behind home gateways, probes, over time
+	for range 800 {
 		skip := make(map[model.RouteID]error)
 		for _, r := range current.routes {
 			if rnd.IntN(4) == 0 {
@@ -257,13 +257,14 @@ func TestRecompileEqualsCompile(t *testing.T) {
 					behind++
 				}
 			}
+			probed += len(plan.Monitor.Probes)
 			return nil
 		}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if len(current.peers) == 0 || len(current.groups) == 0 || len(current.routes) == 0 || named < 1000 || behind < 100 {
-		t.Errorf("the changes left nothing to compare, or too little (%d, %d)", named, behind)
+	if len(current.peers) == 0 || len(current.groups) == 0 || len(current.routes) == 0 || named < 1000 || behind < 100 || probed < 1000 {
+		t.Errorf("the changes left nothing to compare, or too little (%d, %d, %d)", named, behind, probed)
 	}
 }
 
@@ -273,6 +274,9 @@ func randomChange(tx *store.Tx, rnd *rand.Rand, s *state) error {
 	case 0, 1:
 		return randomGroupChange(tx, rnd, s)
 	case 2:
+		if rnd.IntN(3) == 0 {
+			return store.Settings.Put(tx, &store.Setting{Key: model.MonitorIntervalKey, Value: fmt.Sprint(rnd.IntN(100))})
+		}
 		key := model.BlockKeys()[rnd.IntN(3)]
 		if rnd.IntN(3) == 0 {
 			_, err := store.Settings.Delete(tx, key)
@@ -355,6 +359,7 @@ func randomChange(tx *store.Tx, rnd *rand.Rand, s *state) error {
 	if len(s.routes) > 0 && rnd.IntN(2) == 0 {
 		r.ID = s.routes[rnd.IntN(len(s.routes))].ID
 	}
+	r.Monitored = rnd.IntN(3) > 0
 	r.Target = model.Target{Addr: netip.MustParseAddr("9.9.9.9"), Port: uint16(1 + rnd.IntN(9))}
 	if p, err := store.Peers.Get(tx, s.peers[rnd.IntN(len(s.peers))].ID); err == nil && p != nil && rnd.IntN(3) > 0 {
 		r.Target.Peer = p.ID
@@ -381,7 +386,7 @@ func randomOptions(tx *store.Tx, rnd *rand.Rand, s *state) *model.Web {
 	w.External, w.ACL.Enabled, w.Mirror.Enabled = rnd.IntN(2) == 0, rnd.IntN(2) == 0, rnd.IntN(2) == 0
 	w.RateLimit.Enabled, w.Sticky.Enabled, w.Compress = rnd.IntN(3) == 0, rnd.IntN(3) == 0, rnd.IntN(3) == 0
 	if w.Breaker.Enabled = rnd.IntN(3) == 0; w.Breaker.Enabled && rnd.IntN(2) == 0 {
-		w.Breaker.State = model.BreakerOpen
+		w.Breaker.Open = true
 	}
 	for range rnd.IntN(5) {
 		p, err := store.Peers.Get(tx, s.peers[rnd.IntN(len(s.peers))].ID)
@@ -397,7 +402,11 @@ func randomOptions(tx *store.Tx, rnd *rand.Rand, s *state) *model.Web {
 		case 2:
 			w.Mirror.Targets = append(w.Mirror.Targets, model.MirrorTarget{Peer: p.ID, Port: port})
 		case 3:
-			w.Paths = append(w.Paths, model.Path{Prefix: fmt.Sprint("/", rnd.Int()), Peer: p.ID, Port: port})
+			prefix := "/"
+			if rnd.IntN(2) == 0 {
+				prefix += fmt.Sprint(rnd.Int())
+			}
+			w.Paths = append(w.Paths, model.Path{Prefix: prefix, Peer: p.ID, Port: port})
 		}
 	}
 	return &w

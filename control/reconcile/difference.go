@@ -14,15 +14,17 @@ type difference struct {
 
 // scope names the shares of a plan that have to be compiled anew. It may name
 // one too many, but never one too few.
-type scope struct{ netstack, dns, l4, proxy bool }
+type scope struct{ netstack, dns, l4, proxy, monitor bool }
 
-var everything = scope{true, true, true, true}
+var everything = scope{true, true, true, true, true}
 
 // addPeer notes that a peer was what was is and becomes now; nil is absent. named
 // tells whether options of a web route name it.
 func (d *difference) addPeer(id model.PeerID, was, now *peer, named func(model.PeerID) bool) {
 	d.netstack = true
-	d.proxy = d.proxy || (was == nil || now == nil || was.Enabled != now.Enabled) && named(id)
+	if (was == nil || now == nil || was.Enabled != now.Enabled) && named(id) {
+		d.proxy, d.monitor = true, true
+	}
 	if now != nil && now.Group != 0 && (was == nil || was.Group != now.Group) {
 		d.joined = append(d.joined, now)
 	}
@@ -37,6 +39,7 @@ func (d *difference) addPeer(id model.PeerID, was, now *peer, named func(model.P
 		d.dns = d.dns || moved || was.Hostname != now.Hostname
 		d.l4 = d.l4 || moved
 		d.proxy = d.proxy || moved || was.Name != now.Name || was.ProxyPort() != now.ProxyPort()
+		d.monitor = d.monitor || moved || was.ProxyPort() != now.ProxyPort()
 		if was.Type == model.PeerGateway && now.Type != model.PeerGateway {
 			d.notGateways = append(d.notGateways, id)
 		}
@@ -60,6 +63,7 @@ func (d *difference) addRoute(id model.RouteID, was, now *model.Route) {
 		}
 		d.l4 = d.l4 || r.Type == model.RouteL4
 		d.proxy = d.proxy || r.Type == model.RouteHTTP
+		d.monitor = d.monitor || r.Monitored
 	}
 	d.dns = d.dns || publishes(was) != publishes(now)
 }

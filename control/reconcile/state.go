@@ -14,12 +14,13 @@ import (
 // share the records which it left alone, so that one change among 10,000 records
 // costs a copy of pointers.
 type state struct {
-	revision model.Revision
-	peers    []*peer
-	groups   []*model.Group
-	routes   []*model.Route
-	exit     []*store.Setting // of model.ExitKeys, those that are stored
-	block    []*store.Setting // of model.BlockKeys
+	revision   model.Revision
+	peers      []*peer
+	groups     []*model.Group
+	routes     []*model.Route
+	exit       []*store.Setting // of model.ExitKeys, those that are stored
+	block      []*store.Setting // of model.BlockKeys
+	monitoring []*store.Setting // of model.MonitoringKeys
 
 	unreadable []error                  // why records are left out, at the last Apply
 	leftOut    map[model.PeerID]leftOut // peers that no plane would take
@@ -113,6 +114,9 @@ func load(tx *store.Tx, sealer *store.Sealer) *state {
 	if s.block, err = settings(tx, model.BlockKeys()); err != nil {
 		s.unreadable = append(s.unreadable, err)
 	}
+	if s.monitoring, err = settings(tx, model.MonitoringKeys()); err != nil {
+		s.unreadable = append(s.unreadable, err)
+	}
 	return s
 }
 
@@ -142,7 +146,7 @@ func open(p *model.Peer, sealer *store.Sealer) (*peer, error) {
 // after returns the state that tx leads to from s, and what is different there.
 // Routes in skip count as absent before: no plane has them.
 func (s *state) after(tx *store.Tx, sealer *store.Sealer, skip map[model.RouteID]error) (*state, difference, error) {
-	next := &state{tx.Revision(), slices.Clone(s.peers), slices.Clone(s.groups), slices.Clone(s.routes), s.exit, s.block, s.unreadable, s.leftOut}
+	next := &state{tx.Revision(), slices.Clone(s.peers), slices.Clone(s.groups), slices.Clone(s.routes), s.exit, s.block, s.monitoring, s.unreadable, s.leftOut}
 	var d difference
 	var names map[model.PeerID]bool // found out at most once
 	named := func(id model.PeerID) bool {
@@ -183,6 +187,9 @@ func (s *state) after(tx *store.Tx, sealer *store.Sealer, skip map[model.RouteID
 			case slices.Contains(model.BlockKeys(), key):
 				next.block, err = settings(tx, model.BlockKeys())
 				d.proxy = true
+			case slices.Contains(model.MonitoringKeys(), key):
+				next.monitoring, err = settings(tx, model.MonitoringKeys())
+				d.monitor = true
 			}
 			if err != nil {
 				return nil, d, err
