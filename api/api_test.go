@@ -101,6 +101,7 @@ type fixture struct {
 	access     *telemetry.AccessLog
 	trace      []model.TraceEntry
 	explain    func(model.ExplainRequest) (*model.Explanation, error)
+	found      map[model.RouteID]model.ProbeResult // what checks of routes come to; one without has nothing to ask
 
 	admins int
 }
@@ -184,6 +185,7 @@ func newFixture(t testing.TB, change ...func(*Options)) *fixture {
 	})
 	o.Routes = routes.New(routes.Options{
 		DB: f.db, Now: f.clock.now, Status: status, Blocked: []uint16{22, 3000}, LookUp: f.look().Addrs, KnownAs: []string{"198.51.100.1"},
+		Probe: f.probe, Check: f.check,
 	})
 	f.update(t, func(tx *store.Tx) error {
 		return store.Users.Insert(tx, &model.User{

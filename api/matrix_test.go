@@ -36,6 +36,9 @@ var opens = map[string]string{
 	"PUT /api/v1/settings/exit":     "login full-access settings",
 	"GET /api/v1/settings/backup":   "login full-access backup",
 
+	"GET /api/v1/settings/monitoring": "login full-access read-only settings",
+	"PUT /api/v1/settings/monitoring": "login full-access settings",
+
 	"GET /metrics":                 "login full-access read-only system",
 	"GET /api/v1/settings/metrics": "login full-access read-only",
 	"PUT /api/v1/settings/metrics": "login full-access",
@@ -76,6 +79,7 @@ var opens = map[string]string{
 	"GET /api/v1/routes/{id}/trace":  "login full-access read-only routes",
 
 	"POST /api/v1/routes/{id}/circuit-breaker/reset": "login full-access routes",
+	"POST /api/v1/routes/{id}/check":                 "login full-access routes",
 
 	"POST /api/v1/routes/{id}/branding/logo":       "login full-access routes",
 	"DELETE /api/v1/routes/{id}/branding/logo":     "login full-access routes",

@@ -4,7 +4,9 @@ import (
 	"context"
 	"time"
 
+	"gatecontrol/control/routes"
 	"gatecontrol/control/settings"
+	"gatecontrol/model"
 	"gatecontrol/telemetry"
 )
 
@@ -45,15 +47,44 @@ func (s *Server) metrics(ctx context.Context, _ *request, _ *none) (responder, e
 	if err != nil {
 		return nil, err
 	}
-	_, routes, err := s.Routes.List(ctx, "", 1, 0)
+	_, total, err := s.Routes.List(ctx, "", 1, 0)
+	if err != nil {
+		return nil, err
+	}
+	monitored, err := s.Routes.Monitored(ctx)
 	if err != nil {
 		return nil, err
 	}
 	proxy := s.Proxy()
 	list = append(list,
-		telemetry.Gauge("gatecontrol_routes_total", "Routes.", float64(routes)),
-		telemetry.Gauge("gatecontrol_routes_active", "Routes that serve.", float64(proxy.HTTPRoutes+proxy.L4Routes)))
+		telemetry.Gauge("gatecontrol_routes_total", "Routes.", float64(total)),
+		telemetry.Gauge("gatecontrol_routes_active", "Routes that serve.", float64(proxy.HTTPRoutes+proxy.L4Routes)),
+		monitoringMetric(monitored))
 	return file{typ: telemetry.MetricsType, body: telemetry.AppendMetrics(nil, append(list, s.Metrics()...))}, nil
+}
+
+// monitoringMetric has one sample for each label of routes that were checked, in the
+// order that these are in. Where several routes have one, as a domain and a port route
+// beside it, it is up if all of them are.
+func monitoringMetric(monitored []routes.Monitored) telemetry.Metric {
+	m := telemetry.Metric{Name: "gatecontrol_route_monitoring_status", Help: "1 if the service behind a monitored route is up."}
+	last := ""
+	for _, r := range monitored {
+		up := 0.0
+		switch r.Status {
+		case "":
+			continue
+		case model.StatusUp:
+			up = 1
+		}
+		if n := len(m.Samples); n > 0 && r.Label == last {
+			m.Samples[n-1].Value = min(m.Samples[n-1].Value, up)
+			continue
+		}
+		last = r.Label
+		m.Samples = append(m.Samples, telemetry.Sample{Labels: []telemetry.Label{{Name: "domain", Value: r.Label}}, Value: up})
+	}
+	return m
 }
 
 func (s *Server) peerMetrics(ctx context.Context, list []telemetry.Metric) ([]telemetry.Metric, error) {

@@ -22,7 +22,7 @@ const everyOption = `{"domain":"all.example.com","route_type":"http","target_kin
 	"acl_enabled":true,"acl_peer_ids":[1,"2"],"rate_limit_enabled":true,"rate_limit_requests":7,"rate_limit_window":"5m",
 	"retry_enabled":true,"retry_count":2,"retry_status_codes":[500,502],
 	"circuit_breaker_enabled":true,"circuit_breaker_threshold":3,"circuit_breaker_timeout":60,
-	"debug_enabled":true,"paths":[{"prefix":"/api","strip":true,"peer_id":2,"port":82},{"prefix":"/old","redirect":"/new"}],
+	"monitoring_enabled":true,"debug_enabled":true,"paths":[{"prefix":"/api","strip":true,"peer_id":2,"port":82},{"prefix":"/old","redirect":"/new"}],
 	"branding_title":"Mine","branding_text":"Hello","branding_color":"red","branding_bg":"#000","user_ids":[1,2]}`
 
 // TestRouteOptions creates a route with every option and sends back what it reads.

@@ -83,6 +83,25 @@ func (s *Server) resetBreaker(ctx context.Context, _ *request, in *routeID) (bre
 	return breakerAnswer{Status: model.BreakerClosed}, s.Routes.ResetBreaker(ctx, in.ID)
 }
 
+type checkAnswer struct {
+	OK           ok      `json:"ok"`
+	Up           *bool   `json:"up" doc:"Null if it cannot be told, as of UDP"`
+	ResponseTime *int64  `json:"responseTime" doc:"Milliseconds"`
+	Status       *string `json:"status" doc:"up or down"`
+	Changed      bool    `json:"changed" doc:"It was the other way before"`
+	Reason       *string `json:"reason" doc:"Why it is not up"`
+}
+
+func (s *Server) checkRoute(ctx context.Context, _ *request, in *routeID) (checkAnswer, error) {
+	c, err := s.Routes.Check(ctx, in.ID)
+	a := checkAnswer{Status: orNull(c.Status), Changed: c.Changed, Reason: orNull(c.Reason)}
+	if c.Status != "" {
+		up, took := c.Status == model.StatusUp, c.Took.Milliseconds()
+		a.Up, a.ResponseTime = &up, &took
+	}
+	return a, err
+}
+
 func (s *Server) deleteRoute(ctx context.Context, _ *request, in *routeID) (done, error) {
 	return done{}, s.Routes.Delete(ctx, in.ID)
 }

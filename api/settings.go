@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"time"
 
 	"gatecontrol/control/settings"
 )
@@ -59,4 +60,30 @@ type blockDefaultChange struct {
 
 func (s *Server) setBlockDefault(ctx context.Context, _ *request, in *blockDefaultChange) (done, error) {
 	return done{}, s.Settings.SetBlockDefault(ctx, in.Body)
+}
+
+type monitoringView struct {
+	Interval    int    `json:"interval" doc:"Seconds between two checks of a route"`
+	Alerts      bool   `json:"emailAlerts"`
+	AlertsSnake bool   `json:"email_alerts"`
+	Email       string `json:"alertEmail"`
+	EmailSnake  string `json:"alert_email"`
+}
+
+type monitoringAnswer struct {
+	OK   ok             `json:"ok"`
+	Data monitoringView `json:"data"`
+}
+
+func (s *Server) getMonitoring(ctx context.Context, _ *request, _ *none) (monitoringAnswer, error) {
+	m, err := s.Settings.Monitoring(ctx)
+	return monitoringAnswer{Data: monitoringView{int(m.Interval / time.Second), m.EmailAlerts, m.EmailAlerts, m.AlertEmail, m.AlertEmail}}, err
+}
+
+type monitoringChange struct {
+	Body settings.MonitoringInput
+}
+
+func (s *Server) setMonitoring(ctx context.Context, _ *request, in *monitoringChange) (done, error) {
+	return done{}, s.Settings.SetMonitoring(ctx, in.Body)
 }

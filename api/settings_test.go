@@ -31,3 +31,29 @@ func TestExitSettingAnswers(t *testing.T) {
 		})
 	}
 }
+
+// TestMonitoringSettingAnswers compares every answer about monitoring with a file each.
+func TestMonitoringSettingAnswers(t *testing.T) {
+	f := newFixture(t)
+	admin := f.admin(t)
+	for _, c := range []struct {
+		name, method, body string
+		status             int
+	}{
+		{"monitoring", "GET", ``, 200},
+		{"monitoring-changed", "PUT", `{"interval":30,"emailAlerts":false,"alertEmail":"anna@example.com"}`, 200},
+		{"monitoring-after", "GET", ``, 200},
+		{"monitoring-invalid", "PUT", `{"interval":5,"email_alerts":true,"alert_email":"nobody"}`, 400},
+		{"monitoring-unreadable", "PUT", `{"interval":"soon","email_alerts":"perhaps"}`, 400},
+		{"monitoring-changed", "PUT", `{"interval":null,"alert_email":null}`, 200},
+		{"monitoring", "GET", ``, 200},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := admin.do(c.method, "/api/v1/settings/monitoring", c.body)
+			if w.Code != c.status {
+				t.Fatalf("status %d, want %d: %s", w.Code, c.status, w.Body)
+			}
+			golden(t, c.name, steady(w.Body.String()))
+		})
+	}
+}

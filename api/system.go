@@ -3,6 +3,8 @@ package api
 import (
 	"context"
 	"os"
+
+	"gatecontrol/model"
 )
 
 type wgInterface struct {
@@ -108,7 +110,7 @@ type statsAnswer struct {
 	Latency *float64 `json:"latency"`
 }
 
-func (s *Server) stats(context.Context, *request, *none) (a statsAnswer, err error) {
+func (s *Server) stats(ctx context.Context, _ *request, _ *none) (a statsAnswer, err error) {
 	wg, proxy, traffic, now := s.WG(), s.Proxy(), s.Traffic(), s.now()
 	a.Peers.Total = len(wg.Peers) // the tunnel has every enabled peer
 	for i := range wg.Peers {
@@ -121,5 +123,15 @@ func (s *Server) stats(context.Context, *request, *none) (a statsAnswer, err err
 	a.Traffic.Today = traffic.TodayUpload + traffic.TodayDownload
 	a.Traffic.UploadRate, a.Traffic.DownloadRate = traffic.UploadRate, traffic.DownloadRate
 	a.WireGuard.Running = wg.Running
-	return a, nil
+	monitored, err := s.Routes.Monitored(ctx)
+	a.Monitoring.Total = len(monitored)
+	for _, m := range monitored {
+		switch m.Status {
+		case model.StatusUp:
+			a.Monitoring.Up++
+		case model.StatusDown:
+			a.Monitoring.Down++
+		}
+	}
+	return a, err
 }
