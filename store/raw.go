@@ -1,30 +1,61 @@
 package store
 
-import "fmt"
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"iter"
+)
+
+// pieceSize is how bytes are cut. bbolt writes up to four neighbours in one go
+// when one of them changes, and looks for that much room in one place.
+const pieceSize = 64 << 10
 
 // Raw is a bucket of bytes as they are, under the name by which a record of a
 // table refers to them. They are written and deleted in the transaction of that
-// record, so that neither is there without the other.
+// record, so that neither is there without the other. A name has no zero byte.
+//
+// They are stored in pieces, whose keys are the name, a zero byte, and their
+// number in four bytes, the highest first.
 type Raw struct{ name string }
+
+// pieces yields the keys and values of the pieces of key in their order. The
+// bucket must not be changed meanwhile.
+func (r *Raw) pieces(tx *Tx, key string) iter.Seq2[[]byte, []byte] {
+	return func(yield func(k, v []byte) bool) {
+		prefix := append([]byte(key), 0)
+		c := tx.b.Bucket([]byte(r.name)).Cursor()
+		for k, v := c.Seek(prefix); bytes.HasPrefix(k, prefix) && yield(k, v); k, v = c.Next() {
+		}
+	}
+}
 
 // ReadAt copies what is at an offset of the bytes under key into p, and returns
 // how much, and how many bytes there are in all: -1 if there is no such key.
 func (r *Raw) ReadAt(tx *Tx, key string, p []byte, offset int64) (n int, size int64) {
-	b := tx.b.Bucket([]byte(r.name)).Get([]byte(key))
-	if b == nil {
-		return 0, -1
+	size = -1
+	for _, v := range r.pieces(tx, key) {
+		size = max(size, 0)
+		if at := offset + int64(n) - size; n < len(p) && at < int64(len(v)) {
+			n += copy(p[n:], v[at:])
+		}
+		size += int64(len(v))
 	}
-	if offset < int64(len(b)) {
-		n = copy(p, b[offset:])
-	}
-	return n, int64(len(b))
+	return n, size
 }
 
 // Put stores value, which must not be changed before tx has ended, under key.
 func (r *Raw) Put(tx *Tx, key string, value []byte) error {
-	tx.wrote = true
-	if err := tx.b.Bucket([]byte(r.name)).Put([]byte(key), value); err != nil {
-		return fmt.Errorf("%s: %w", r.name, err)
+	if err := r.Delete(tx, key); err != nil {
+		return err
+	}
+	b := tx.b.Bucket([]byte(r.name))
+	for i := uint32(0); i == 0 || len(value) > 0; i++ {
+		n := min(len(value), pieceSize)
+		if err := b.Put(binary.BigEndian.AppendUint32(append([]byte(key), 0), i), value[:n]); err != nil {
+			return fmt.Errorf("%s: %w", r.name, err)
+		}
+		value = value[n:]
 	}
 	return nil
 }
@@ -32,8 +63,14 @@ func (r *Raw) Put(tx *Tx, key string, value []byte) error {
 // Delete removes what is under key. That there is nothing is no error.
 func (r *Raw) Delete(tx *Tx, key string) error {
 	tx.wrote = true
-	if err := tx.b.Bucket([]byte(r.name)).Delete([]byte(key)); err != nil {
-		return fmt.Errorf("%s: %w", r.name, err)
+	var keys [][]byte
+	for k := range r.pieces(tx, key) {
+		keys = append(keys, k)
+	}
+	for _, k := range keys {
+		if err := tx.b.Bucket([]byte(r.name)).Delete(k); err != nil {
+			return fmt.Errorf("%s: %w", r.name, err)
+		}
 	}
 	return nil
 }
