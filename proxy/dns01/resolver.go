@@ -158,6 +158,9 @@ func (r *Resolver) lookUp(ctx context.Context, name string, kinds ...uint16) ([]
 			continue
 		}
 		for _, rr := range answer.Answer {
+			if rr.Header().Rrtype != kind {
+				continue // an alias, or what nobody asked for
+			}
 			switch rr := rr.(type) {
 			case *dns.A:
 				if a, ok := netip.AddrFromSlice(rr.A); ok {

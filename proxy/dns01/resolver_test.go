@@ -33,7 +33,11 @@ func (n names) ServeDNS(w dns.ResponseWriter, q *dns.Msg) {
 				a.Rcode = dns.RcodeServerFailure
 				continue
 			}
-			rr, err := dns.NewRR(fmt.Sprintf("%s 1 IN %s %s", name, kind, text))
+			as := kind
+			if strings.Contains(text, ":") && kind == "A" {
+				as = "AAAA" // nobody asked for it
+			}
+			rr, err := dns.NewRR(fmt.Sprintf("%s 1 IN %s %s", name, as, text))
 			if err != nil {
 				panic(err)
 			}
@@ -102,7 +106,7 @@ func TestAtOnce(t *testing.T) {
 	}
 	defer silent.Close()
 	r := names{
-		"a.example.com. A": {"192.0.2.1"}, "a.example.com. AAAA": {"2001:db8::1"}, "bad.example.com. A": {"SERVFAIL"},
+		"a.example.com. A": {"2001:db8::2", "192.0.2.1"}, "a.example.com. AAAA": {"2001:db8::1"}, "bad.example.com. A": {"SERVFAIL"},
 	}.serve(t)
 	r.Servers = append([]string{silent.LocalAddr().String()}, r.Servers...)
 	r.AtOnce = true
