@@ -12,6 +12,9 @@ import (
 // dnsTime bounds a look at the DNS: somebody waits for it.
 const dnsTime = 2 * time.Second
 
+// maxLooks bounds how many look at once: each takes a socket per resolver, twice.
+const maxLooks = 32
+
 // DNSCheck compares where a domain leads with where it should.
 type DNSCheck struct {
 	Addrs    []netip.Addr // of IPv4, where it leads; none if it leads nowhere
@@ -20,11 +23,16 @@ type DNSCheck struct {
 }
 
 // CheckDNS looks where domain leads, for somebody outside of the tunnel. That
-// nobody can tell is no error: it leads nowhere then.
+// nobody can tell is no error: it leads nowhere then. Kinds: KindInvalid;
+// KindUnavailable while too many others look.
 func (s *Service) CheckDNS(ctx context.Context, domain string) (DNSCheck, error) {
 	name, err := model.ParseDomain(domain)
 	if err != nil {
 		return DNSCheck{}, err
+	}
+	defer s.looking.Add(-1)
+	if s.looking.Add(1) > maxLooks {
+		return DNSCheck{}, model.Failure(model.KindUnavailable, "too many domains are looked up at once; try again in a moment")
 	}
 	ctx, cancel := context.WithTimeout(ctx, dnsTime)
 	defer cancel()

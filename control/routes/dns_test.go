@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -78,6 +79,40 @@ func TestCheckDNS(t *testing.T) {
 	if c, err := New(Options{KnownAs: []string{"203.0.113.9"}}).CheckDNS(t.Context(), "here.example.com"); err != nil || len(c.Addrs) > 0 || c.Matches {
 		t.Errorf("with nobody to ask: %+v, %v", c, err)
 	}
+}
+
+// TestCheckDNSBound: so many are looked up at once, and no more.
+func TestCheckDNSBound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var looking atomic.Int32
+		answer := make(chan struct{})
+		s := New(Options{KnownAs: []string{"203.0.113.9"}, LookUp: func(ctx context.Context, _ string) ([]netip.Addr, error) {
+			looking.Add(1)
+			select {
+			case <-answer:
+			case <-ctx.Done():
+			}
+			return nil, errors.New("no such name")
+		}})
+		var checks sync.WaitGroup
+		for range maxLooks {
+			checks.Go(func() {
+				if _, err := s.CheckDNS(t.Context(), "here.example.com"); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		synctest.Wait()
+		_, err := s.CheckDNS(t.Context(), "here.example.com")
+		if model.KindOf(err) != model.KindUnavailable || looking.Load() != maxLooks {
+			t.Errorf("one more: %v, and %d are looked up", err, looking.Load())
+		}
+		close(answer)
+		checks.Wait()
+		if _, err := s.CheckDNS(t.Context(), "here.example.com"); err != nil {
+			t.Errorf("later: %v", err)
+		}
+	})
 }
 
 func TestCheckDNSEnds(t *testing.T) {

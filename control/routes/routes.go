@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"gatecontrol/model"
@@ -63,6 +64,7 @@ type Service struct {
 	blocked map[uint16]bool
 	hasher  hasher
 	unsaved unsaved
+	looking atomic.Int32 // how many look at the DNS
 }
 
 // View is a route and what is known of it.
