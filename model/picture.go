@@ -143,17 +143,19 @@ func gifSize(b []byte) (width, height int, ok bool) {
 // webpSize reads the first chunk (RFC 9649, section 2.4 to 2.7; RFC 6386, section
 // 9.1).
 func webpSize(b []byte) (width, height int, ok bool) {
-	if len(b) < 30 {
+	if len(b) < 25 {
 		return 0, 0, false
 	}
-	switch chunk := b[20:]; string(b[12:16]) {
-	case "VP8X":
-		uint24 := func(b []byte) int { return int(b[0]) | int(b[1])<<8 | int(b[2])<<16 }
-		return uint24(chunk[4:]) + 1, uint24(chunk[7:]) + 1, true
-	case "VP8L":
+	chunk, kind := b[20:], string(b[12:16])
+	switch {
+	case kind == "VP8L": // the only one that may be so short
 		bits := binary.LittleEndian.Uint32(chunk[1:])
 		return int(bits&0x3fff) + 1, int(bits>>14&0x3fff) + 1, chunk[0] == 0x2f
-	case "VP8 ":
+	case len(chunk) < 10:
+	case kind == "VP8X":
+		uint24 := func(b []byte) int { return int(b[0]) | int(b[1])<<8 | int(b[2])<<16 }
+		return uint24(chunk[4:]) + 1, uint24(chunk[7:]) + 1, true
+	case kind == "VP8 ":
 		return int(binary.LittleEndian.Uint16(chunk[6:]) & 0x3fff), int(binary.LittleEndian.Uint16(chunk[8:]) & 0x3fff), string(chunk[3:6]) == "\x9d\x01\x2a"
 	}
 	return 0, 0, false

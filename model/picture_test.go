@@ -92,8 +92,13 @@ func TestLargePictures(t *testing.T) {
 			t.Errorf("a large %s WebP is taken", form)
 		}
 	}
+	// A WebP of one colour is short, however large it is.
+	content := []byte("RIFF\x14\x00\x00\x00WEBPVP8L\x08\x00\x00\x00\x2f\xff\xff\xff\x0f\x88\x88\x08")
+	if _, err := ParsePicture("logo", "a.webp", "image/webp", content); err == nil {
+		t.Error("a large WebP of 28 bytes is taken")
+	}
 	// A GIF whose first picture is larger than what it says of itself.
-	content := pictures(t, 3, 2)[".gif"]
+	content = pictures(t, 3, 2)[".gif"]
 	frame := bytes.IndexByte(content[13:], ',') + 13
 	binary.LittleEndian.PutUint16(content[frame+7:], 9999)
 	if _, err := ParsePicture("logo", "a.gif", "image/gif", content); err == nil {
