@@ -12,7 +12,7 @@ import (
 
 // Update changes the fields of a peer that in holds.
 func (s *Service) Update(ctx context.Context, id model.PeerID, in Input) (View, error) {
-	if in.QuotaBytes.Set || in.Enabled.Set {
+	if in.Enabled.Set || in.ExpiresAt.Set || in.QuotaBytes.Set || in.QuotaAction.Set {
 		s.o.Meter.Read() // the tunnel forgets who leaves it
 	}
 	changed := false
@@ -94,6 +94,7 @@ func enabledWord(on bool) string {
 // Delete removes a peer. Routes to it are disabled: they must not lead to
 // whoever gets its address next. Other routes that name it forget it.
 func (s *Service) Delete(ctx context.Context, id model.PeerID) error {
+	s.o.Meter.Read() // of what all peers moved its part stays
 	now := s.o.Now().UTC()
 	return s.o.DB.Update(ctx, func(tx *store.Tx) error {
 		p, err := load(tx, id)

@@ -122,25 +122,42 @@ func TestDeleteGateway(t *testing.T) {
 // TestLastWords has what a peer moved read before it leaves the tunnel, which
 // forgets it then.
 func TestLastWords(t *testing.T) {
-	b := newBench(t, "10.8.0.0/24")
-	p := b.create(t, "a", expires("2026-11-21T12:00:01Z"))
-	for name, leave := range map[string]func() error{
-		"toggle": func() error { _, err := b.Toggle(t.Context(), p.ID); return err },
-		"update": func() error {
-			_, err := b.Update(t.Context(), p.ID, Input{Enabled: model.Value(false)})
+	update := func(in Input) func(*bench, model.PeerID) error {
+		return func(b *bench, id model.PeerID) error { _, err := b.Update(t.Context(), id, in); return err }
+	}
+	for name, leave := range map[string]func(*bench, model.PeerID) error{
+		"toggle":                 func(b *bench, id model.PeerID) error { _, err := b.Toggle(t.Context(), id); return err },
+		"update":                 update(Input{Enabled: model.Value(false)}),
+		"a date that has passed": update(Input{ExpiresAt: model.Value("2026-11-20")}),
+		"another end of a quota": update(Input{QuotaAction: model.Value(string(model.QuotaBlock))}),
+		"batch": func(b *bench, id model.PeerID) error {
+			_, err := b.Batch(t.Context(), "disable", []int64{int64(id)})
 			return err
 		},
-		"batch": func() error {
-			_, err := b.Batch(t.Context(), "disable", []int64{int64(p.ID)})
-			return err
+		"expiry": func(b *bench, _ model.PeerID) error {
+			b.now = b.now.Add(time.Minute)
+			return b.Expire(t.Context(), b.now)
 		},
-		"expiry": func() error { return b.Expire(t.Context(), b.now.Add(time.Minute)) },
+		"deletion": func(b *bench, id model.PeerID) error { return b.Delete(t.Context(), id) },
 	} {
-		if _, err := b.Update(t.Context(), p.ID, Input{Enabled: model.Value(true)}); err != nil {
+		b := newBench(t, "10.8.0.0/24")
+		p := b.create(t, "a", expires("2026-11-21T12:00:01Z"), quota(1000, string(model.QuotaNotify)))
+		b.move(p, 1000)
+		if err := b.CheckQuotas(t.Context(), b.now); err != nil {
 			t.Fatal(err)
 		}
+		live := func() bool {
+			var stored *model.Peer
+			if err := b.db.View(func(tx *store.Tx) (err error) { stored, err = store.Peers.Get(tx, p.ID); return err }); err != nil {
+				t.Fatal(err)
+			}
+			return stored != nil && stored.Live(b.now)
+		}
+		if !live() {
+			t.Fatalf("%s: it is out before", name)
+		}
 		reads := b.meter.reads
-		if err := leave(); err != nil || b.get(t, p.ID).Enabled {
+		if err := leave(b, p.ID); err != nil || live() {
 			t.Fatalf("%s: %v", name, err)
 		}
 		if b.meter.reads == reads {
