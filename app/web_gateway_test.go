@@ -375,3 +375,26 @@ func homeGatewayAway(t *testing.T, g *gallery, v visitor) {
 		t.Error("this server connected to what is behind the gateway")
 	}
 }
+
+// TestHomeGatewayAfterRestart asks a server that has started anew for a service
+// behind a home gateway that has not come back: it knows when that was there.
+func TestHomeGatewayAfterRestart(t *testing.T) {
+	g := &gallery{s: lab.Start(t)}
+	c := g.companion(t, "home")
+	c.join(t)
+	c.start(t)
+	_, domain := g.show(t, fields{"peer_id": nil, "target_port": nil, "target_kind": "gateway", "target_peer_id": c.id,
+		"target_lan_host": "192.168.2.228", "target_lan_port": 5001})
+	c.lead(domain, "192.168.2.228:5001")
+	visit(t, g.visitors()[0].outside(t), domain, "/").wants(t, "before", 200, "lan:5001 GET /")
+	c.peer.Close()
+	o := lab.Options(t)
+	o.DataDir = g.s.Dir
+	g.s.Stop(t)
+
+	g.s = lab.Run(t, o)
+	got := visit(t, g.visitors()[0].outside(t), domain, "/", func(r *http.Request) { r.Header.Set("Accept", "text/plain") })
+	if got.status != 502 || !strings.Contains(got.body, "which was connected to this server last on ") {
+		t.Errorf("%d %q", got.status, got.body)
+	}
+}
