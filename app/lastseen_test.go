@@ -1,67 +1,42 @@
-package app
+package app_test
 
 import (
-	"net/netip"
+	"io"
+	"net/http"
+	"strings"
 	"testing"
-	"testing/synctest"
-	"time"
 
-	"gatecontrol/model"
-	"gatecontrol/proxy"
+	"gatecontrol/lab"
 )
 
-// TestSightings looks at peers that the tunnel has heard, has not heard since the
-// start, and does not have, for longer than what was found out is good for.
-func TestSightings(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		addr := func(n byte) netip.Addr { return netip.AddrFrom4([4]byte{10, 8, 0, n}) }
-		peer := func(n byte, last time.Time) model.PeerStatus {
-			return model.PeerStatus{LastHandshake: last, AllowedIPs: []netip.Prefix{netip.PrefixFrom(addr(n), 32), netip.MustParsePrefix("192.168.2.0/24")}}
+// TestPageOfPeer tells a peer that was never connected from one whose service does
+// not run.
+func TestPageOfPeer(t *testing.T) {
+	s := lab.Start(t)
+	on, _ := s.Peer(t, "laptop")
+	var made struct{ Peer struct{ ID int64 } }
+	s.API.Call(t, 201, "POST", "/api/v1/peers", map[string]any{"name": "nas"}, &made)
+	for domain, peer := range map[string]int64{"on.example.com": on, "off.example.com": made.Peer.ID} {
+		s.API.Call(t, 201, "POST", "/api/v1/routes", map[string]any{"domain": domain, "peer_id": peer, "target_port": 8000}, nil)
+	}
+	c := trusting(t, s)
+	for _, tt := range []struct{ domain, want, retry string }{
+		{"on.example.com", "but laptop does not answer", ""},
+		{"off.example.com", "nas is not connected", "30"},
+	} {
+		req, err := http.NewRequest("GET", "https://"+tt.domain+"/", nil)
+		if err != nil {
+			t.Fatal(err)
 		}
-		now, before := time.Now(), time.Now().Add(-time.Hour)
-		inTunnel := []model.PeerStatus{peer(2, now), peer(3, before), peer(4, time.Time{})}
-		reads, lookups := 0, 0
-		s := &sightings{
-			peers: func() []model.PeerStatus { reads++; return inTunnel },
-			before: func(a netip.Addr) (time.Time, bool) {
-				lookups++
-				switch a {
-				case addr(2), addr(4):
-					return before, true
-				case addr(5):
-					return time.Time{}, true
-				}
-				return time.Time{}, false
-			},
+		req.Header.Set("Accept", "text/plain")
+		resp, err := c.Do(req)
+		if err != nil {
+			t.Fatal(err)
 		}
-		type sight struct {
-			proxy.Sighting
-			known bool
+		b, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || resp.StatusCode != 502 || !strings.Contains(string(b), tt.want) || resp.Header.Get("Retry-After") != tt.retry {
+			t.Errorf("%s: %d %s, %v", tt.domain, resp.StatusCode, b, err)
 		}
-		online, away, never := sight{proxy.Sighting{Online: true, Last: now}, true}, sight{proxy.Sighting{Last: before}, true}, sight{known: true}
-		look := func(when string, want map[byte]sight) {
-			t.Helper()
-			for n, want := range want {
-				for range 2 {
-					seen, known := s.lastSeen(netip.AddrFrom16(addr(n).As16()))
-					if got := (sight{seen, known}); got != want {
-						t.Errorf("%s, %s: %+v, want %+v", when, addr(n), got, want)
-					}
-				}
-			}
-		}
-		first := map[byte]sight{2: online, 3: away, 4: away, 5: never, 6: {}}
-		look("at first", first)
-		inTunnel = inTunnel[1:]
-		time.Sleep(sightingAge)
-		look("within a moment", first)
-		if reads != 1 || lookups != 3 {
-			t.Errorf("the tunnel was asked %d times, and the store %d times", reads, lookups)
-		}
-		time.Sleep(time.Nanosecond)
-		look("after it was disabled", map[byte]sight{2: away, 3: away, 4: away, 5: never, 6: {}})
-		if reads != 2 {
-			t.Errorf("the tunnel was asked %d times", reads)
-		}
-	})
+	}
 }
