@@ -23,6 +23,10 @@ const (
 	maxChecks = 10
 	maxDue    = maxChecks - 1
 
+	// maxAsked of them are those that people wait for, so that with those of slow routes
+	// there is a place left for others, however much is asked for by hand.
+	maxAsked = maxChecks - maxSlow - 1
+
 	// A check that takes slowCheck is slow, and its route counts as slow until a check
 	// of it is not. Those of slow routes get half of the places at most: services that
 	// hang, however many, do not keep others from being looked at in time.
@@ -84,16 +88,18 @@ type Monitor struct {
 
 	mu      sync.Mutex
 	config  MonitorConfig
-	applied bool                   // there was a config before
-	asking  []*asking              // before everything else
-	prompt  []model.RouteID        // due, in order
-	slow    []model.RouteID        // likewise
-	queued  map[model.RouteID]bool // those in prompt and slow
-	busy    map[model.RouteID]bool // being checked, or not told yet
-	lagging map[model.RouteID]bool // whose last check was slow
-	running int                    // checks
-	hanging int                    // those of them that came from slow
-	results []finished             // not told yet: at most one of each route
+	applied bool                               // there was a config before
+	asking  []*asking                          // before everything else
+	fresh   []model.RouteID                    // due before others, in order
+	prompt  []model.RouteID                    // due, in order
+	slow    []model.RouteID                    // likewise
+	queued  map[model.RouteID]*[]model.RouteID // the one of them that a route is due in
+	busy    map[model.RouteID]bool             // being checked, or not told yet
+	lagging map[model.RouteID]bool             // whose last check was slow
+	running int                                // checks
+	hanging int                                // those of them that came from slow
+	byHand  int                                // those that somebody waits for
+	results []finished                         // not told yet: at most one of each route
 }
 
 // asking is a check that somebody waits for.
@@ -120,7 +126,7 @@ func NewMonitor(o MonitorOptions) *Monitor {
 		o: o, prober: prober{dial: o.Dial, userAgent: o.UserAgent, http: o.HTTPTimeout, tcp: o.TCPTimeout},
 		wake: make(chan struct{}, 1), done: make(chan struct{}, 1), ended: make(chan struct{}),
 		config: MonitorConfig{Interval: model.DefaultMonitoring().Interval},
-		queued: make(map[model.RouteID]bool), busy: make(map[model.RouteID]bool), lagging: make(map[model.RouteID]bool),
+		queued: make(map[model.RouteID]*[]model.RouteID), busy: make(map[model.RouteID]bool), lagging: make(map[model.RouteID]bool),
 	}
 }
 
@@ -152,9 +158,9 @@ func (p *PendingMonitor) Commit() {
 			switch old := was.find(q.Route); {
 			case old == nil, !old.Asks(q):
 				delete(m.lagging, q.Route)
-				m.queueLocked(q.Route)
+				m.queueLocked(q.Route, &m.fresh)
 			case m.busy[q.Route] && !old.Equal(q):
-				m.queueLocked(q.Route)
+				m.queueLocked(q.Route, &m.fresh)
 			}
 		}
 	}
@@ -174,16 +180,12 @@ func poke(c chan<- struct{}) {
 	}
 }
 
-func (m *Monitor) queueLocked(id model.RouteID) {
-	switch {
-	case m.queued[id]:
-		return
-	case m.lagging[id]:
-		m.slow = append(m.slow, id)
-	default:
-		m.prompt = append(m.prompt, id)
+// queueLocked puts a route at the end of a queue, and takes it out of any other.
+func (m *Monitor) queueLocked(id model.RouteID, queue *[]model.RouteID) {
+	if m.queued[id] != queue {
+		m.queued[id] = queue
+		*queue = append(*queue, id)
 	}
-	m.queued[id] = true
 }
 
 // Run checks until ctx ends. What runs then has come to nothing.
@@ -229,7 +231,13 @@ func (m *Monitor) round() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for i := range m.config.Probes {
-		m.queueLocked(m.config.Probes[i].Route)
+		switch id := m.config.Probes[i].Route; {
+		case m.queued[id] != nil:
+		case m.lagging[id]:
+			m.queueLocked(id, &m.slow)
+		default:
+			m.queueLocked(id, &m.prompt)
+		}
 	}
 }
 
@@ -250,6 +258,9 @@ func (m *Monitor) begin(ctx context.Context, checks *sync.WaitGroup) bool {
 	if slow {
 		m.hanging++
 	}
+	if from != nil {
+		m.byHand++
+	}
 	checks.Go(func() {
 		r := finished{from: from}
 		var err error
@@ -268,6 +279,9 @@ func (m *Monitor) begin(ctx context.Context, checks *sync.WaitGroup) bool {
 		if slow {
 			m.hanging--
 		}
+		if from != nil {
+			m.byHand--
+		}
 		if err != nil {
 			delete(m.busy, probe.Route)
 			r.answer(model.Checked{}, err)
@@ -283,17 +297,23 @@ func (m *Monitor) begin(ctx context.Context, checks *sync.WaitGroup) bool {
 	return true
 }
 
-// nextLocked takes out what is to be checked next: what somebody waits for, then slow
-// routes if those leave places to others, then others. Nil: there is nothing.
+// nextLocked takes out what is to be checked next: what somebody waits for, if that
+// leaves places to others, then what is new, then slow routes, likewise, then others.
+// Nil: there is nothing.
 func (m *Monitor) nextLocked() (probe *model.Probe, from *asking, slow bool) {
-	for i, a := range m.asking {
-		if !m.busy[a.probe.Route] {
-			m.asking = slices.Delete(m.asking, i, i+1)
-			return &a.probe, a, false
+	if m.byHand < maxAsked {
+		for i, a := range m.asking {
+			if !m.busy[a.probe.Route] {
+				m.asking = slices.Delete(m.asking, i, i+1)
+				return &a.probe, a, false
+			}
 		}
 	}
-	if m.running >= maxDue {
+	if m.running-m.byHand >= maxDue {
 		return nil, nil, false
+	}
+	if probe := m.dueLocked(&m.fresh); probe != nil {
+		return probe, nil, false
 	}
 	if m.hanging < maxSlow {
 		if probe := m.dueLocked(&m.slow); probe != nil {
@@ -309,7 +329,10 @@ func (m *Monitor) dueLocked(queue *[]model.RouteID) *model.Probe {
 	for range len(*queue) {
 		id := (*queue)[0]
 		*queue = (*queue)[1:]
-		if m.busy[id] {
+		switch {
+		case m.queued[id] != queue:
+			continue
+		case m.busy[id]:
 			*queue = append(*queue, id)
 			continue
 		}

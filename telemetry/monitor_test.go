@@ -319,7 +319,7 @@ func TestMonitorBoundsWaiting(t *testing.T) {
 		r.run(t)
 		ctx, leave := context.WithCancel(t.Context())
 		var waiting sync.WaitGroup
-		for id := range model.RouteID(maxChecks + maxAsking) {
+		for id := range model.RouteID(maxAsked + maxAsking) {
 			r.hangs[id+1] = true
 			waiting.Go(func() { _, _ = r.Check(ctx, tcpProbe(id+1)) })
 			synctest.Wait()
@@ -359,5 +359,73 @@ func TestMonitorEnds(t *testing.T) {
 		if got := r.after(0); got != "11s 2 up, 11s 3 up" {
 			t.Errorf("told was %q", got)
 		}
+	})
+}
+
+// TestMonitorGoesOnBesideAsking has routes checked in time while people keep asking
+// for checks of services that hang.
+func TestMonitorGoesOnBesideAsking(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.apply(t, time.Minute, 1, 2)
+		r.run(t)
+		ctx, leave := context.WithCancel(t.Context())
+		var waiting sync.WaitGroup
+		for id := range model.RouteID(2 * maxChecks) {
+			r.hangs[100+id] = true
+			waiting.Go(func() {
+				for ctx.Err() == nil {
+					_, _ = r.Check(ctx, tcpProbe(100+id))
+				}
+			})
+		}
+		told := r.after(firstRound + time.Second)
+		if !strings.Contains(told, "10s 1 up") || !strings.Contains(told, "10s 2 up") {
+			t.Errorf("told was %q", told)
+		}
+		leave()
+		waiting.Wait()
+		synctest.Wait()
+		r.end()
+	})
+}
+
+// TestMonitorAtOnce has a route that is new, or leads elsewhere, checked before
+// thousands that wait for their turn.
+func TestMonitorAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		ids := make([]model.RouteID, 1000)
+		for i := range ids {
+			ids[i] = model.RouteID(i + 1)
+			r.hangs[ids[i]] = true
+		}
+		r.apply(t, time.Hour, ids...)
+		r.run(t)
+		r.after(firstRound + time.Minute) // nearly all of them wait
+		const new = 2000
+		r.apply(t, time.Hour, append(slices.Clone(ids), new)...)
+		if told := r.after(6 * time.Second); !strings.Contains(told, " 2000 up") {
+			t.Errorf("of a new one: %q", told)
+		}
+		r.after(time.Hour) // all wait among those that are slow
+		c := MonitorConfig{Interval: time.Hour, Probes: slices.Clone(r.config.Probes)}
+		last := &c.Probes[len(ids)-1]
+		last.Backends = tcpProbe(new).Backends
+		p, _ := r.Prepare(c)
+		p.Commit()
+		if told := r.after(6 * time.Second); !strings.Contains(told, " 1000 up") {
+			t.Errorf("of one that leads elsewhere: %q", told)
+		}
+		for _, id := range ids {
+			r.mu.Lock()
+			r.hangs[id] = false
+			r.mu.Unlock()
+		}
+		r.after(time.Hour)
+		if told := r.after(time.Hour); strings.Count(told, "up") != len(ids)+1 {
+			t.Errorf("%d checks in an hour of %d routes", strings.Count(told, "up"), len(ids)+1)
+		}
+		r.end()
 	})
 }
