@@ -40,6 +40,22 @@ type ProbeTarget struct {
 	TLS  bool // the certificate is not verified
 }
 
+// Untold says why checks cannot tell whether the service behind r is up, empty if they
+// can.
+func (r *Route) Untold() string {
+	if r.Type == RouteL4 {
+		if r.L4 == nil || r.L4.Network != "tcp" {
+			return "whether a service listens on a port of UDP cannot be told from outside"
+		}
+		return ""
+	}
+	w := r.Options()
+	if slices.ContainsFunc(w.Paths, func(p Path) bool { return p.Prefix == "/" && p.Redirect != "" }) {
+		return "requests for / are redirected by the route itself"
+	}
+	return ""
+}
+
 // Equal reports whether p and q ask the same of the same route as it was at one time.
 func (p *Probe) Equal(q *Probe) bool { return p.Version.Equal(q.Version) && p.Asks(q) }
 

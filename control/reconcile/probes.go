@@ -47,10 +47,12 @@ func (r *Reconciler) Probe(id model.RouteID) (model.Probe, bool) {
 
 // probe is where the requests of a route go, or the connections of its port.
 func (s *state) probe(r *model.Route) model.Probe {
-	p := model.Probe{Route: r.ID, Version: r.UpdatedAt}
-	if r.Type == model.RouteL4 {
+	p := model.Probe{Route: r.ID, Version: r.UpdatedAt, Reason: r.Untold()}
+	switch {
+	case p.Reason != "":
+	case r.Type == model.RouteL4:
 		s.probePort(&p, r)
-	} else {
+	default:
 		s.probeWeb(&p, r)
 	}
 	return p
@@ -58,14 +60,12 @@ func (s *state) probe(r *model.Route) model.Probe {
 
 func (s *state) probePort(p *model.Probe, r *model.Route) {
 	p.Kind = model.ProbeTCP
-	switch addr, _ := s.target(r); {
-	case s.orphaned(r):
+	if s.orphaned(r) {
 		p.Reason = orphanReason
-	case r.L4 == nil || r.L4.Network != "tcp":
-		p.Reason = "whether a service listens on a port of UDP cannot be told from outside"
-	default:
-		p.Backends = []model.ProbeTarget{{Addr: addr}}
+		return
 	}
+	addr, _ := s.target(r)
+	p.Backends = []model.ProbeTarget{{Addr: addr}}
 }
 
 const orphanReason = "the peer behind the route is not there"
@@ -94,11 +94,7 @@ func (s *state) probeWeb(p *model.Probe, r *model.Route) {
 		if path.Prefix != "/" {
 			continue
 		}
-		if out := s.path(r, path); out.Target != nil {
-			add(*out.Target)
-		} else {
-			p.Reason = "requests for / are redirected by the route itself"
-		}
+		add(*s.path(r, path).Target)
 		return
 	}
 	if r.Target.Gateway == nil { // which goes before them

@@ -34,6 +34,19 @@ func (s *Service) ResetBreaker(ctx context.Context, id model.RouteID) error {
 	return err
 }
 
+// forget closes the breaker of r, which the caller stores, and drops all that checks
+// have found.
+func (s *Service) forget(tx *store.Tx, r *model.Route) error {
+	if r.Web != nil {
+		r.Web.Breaker.Open = false
+	}
+	c, err := s.found(tx, r.ID)
+	if err != nil || c.Version == 0 {
+		return err
+	}
+	return store.RouteChecks.Put(tx, &model.RouteCheck{ID: r.ID, Version: c.Version + 1})
+}
+
 // closeBreaker closes the breaker of r, which the caller stores, and forgets what
 // checks have made of it.
 func (s *Service) closeBreaker(tx *store.Tx, r *model.Route) error {

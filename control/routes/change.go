@@ -57,11 +57,16 @@ func (s *Service) Update(ctx context.Context, id model.RouteID, in Input) (View,
 		if err := dropPictures(tx, &was.Branding, r); err != nil {
 			return nil, err
 		}
-		// A breaker that nothing checks any more would stay as it is for ever.
-		if in.BreakerEnabled.Set || monitored && !r.Monitored {
-			if err := s.closeBreaker(tx, r); err != nil {
-				return nil, err
-			}
+		// A breaker that nothing checks any more would stay as it is for ever, and so
+		// would what was found of a service that cannot be asked.
+		switch {
+		case r.Untold() != "":
+			err = s.forget(tx, r)
+		case in.BreakerEnabled.Set || monitored && !r.Monitored:
+			err = s.closeBreaker(tx, r)
+		}
+		if err != nil {
+			return nil, err
 		}
 		if err := put(store.Routes.Put(tx, r)); err != nil {
 			return nil, err

@@ -339,3 +339,47 @@ func TestMonitoringSwitch(t *testing.T) {
 		}
 	}
 }
+
+// TestWhatCannotBeTold has nothing left of what checks found, and no breaker open, once
+// a route is one whose service cannot be asked.
+func TestWhatCannotBeTold(t *testing.T) {
+	for _, c := range []struct{ name, before, change, back, after string }{
+		{"UDP", `{"route_type":"l4","l4_protocol":"tcp","l4_listen_port":5000,"target_port":1,"monitoring_enabled":true}`,
+			`{"l4_protocol":"udp"}`, `{"l4_protocol":"tcp"}`, "up open=false closed 0"},
+		{"a redirect of everything", `{"domain":"a.example.com","target_port":8080,"monitoring_enabled":true,
+			"circuit_breaker_enabled":true,"circuit_breaker_threshold":1}`,
+			`{"paths":[{"prefix":"/","redirect":"https://b.example.com/"}]}`, `{"paths":null}`, "up open=false closed 0"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := newBench(t)
+			v := b.create(t, c.before)
+			b.tell(t, b.result(t, v.ID, false))
+			if got := b.get(t, v.ID); got.Check.Status != model.StatusDown || got.Options().Breaker.Open != got.Options().Breaker.Enabled {
+				t.Fatalf("before: %s", checkText(got))
+			}
+			if _, err := b.Update(t.Context(), v.ID, input(t, c.change)); err != nil {
+				t.Fatal(err)
+			}
+			if err := b.saveChecks(t.Context()); err != nil { // nor does what was in memory come back
+				t.Fatal(err)
+			}
+			if got := b.get(t, v.ID); checkText(got) != "open=false closed 0" || !got.Check.At.IsZero() || got.Check.Reason != "" {
+				t.Errorf("then: %s, %+v", checkText(got), got.Check)
+			}
+			list, err := b.Monitored(t.Context())
+			if err != nil || len(list) != 1 || list[0].Status != "" {
+				t.Errorf("monitored are %+v, %v", list, err)
+			}
+			if _, err := b.Update(t.Context(), v.ID, input(t, c.back)); err != nil {
+				t.Fatal(err)
+			}
+			b.tell(t, b.result(t, v.ID, true))
+			if got := checkText(b.get(t, v.ID)); got != c.after {
+				t.Errorf("in the end: %s", got)
+			}
+			if len(b.events(t)) == 0 || b.lastEvent(t).Type == "route_up" {
+				t.Error("what was found anew is told as a change")
+			}
+		})
+	}
+}
