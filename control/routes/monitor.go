@@ -3,6 +3,7 @@ package routes
 import (
 	"context"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -41,17 +42,10 @@ func (u *unsaved) put(c model.RouteCheck) {
 	u.checks[c.ID] = c
 }
 
-// some returns up to maxSaved of them.
-func (u *unsaved) some() []model.RouteCheck {
+func (u *unsaved) all() []model.RouteCheck {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	list := make([]model.RouteCheck, 0, min(len(u.checks), maxSaved))
-	for c := range maps.Values(u.checks) {
-		if list = append(list, c); len(list) == maxSaved {
-			break
-		}
-	}
-	return list
+	return slices.Collect(maps.Values(u.checks))
 }
 
 // forget drops what is in list, unless there is something newer.
@@ -98,14 +92,10 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 }
 
-// saveChecks stores what is unsaved. Of a route that is not there any more nothing
-// is.
+// saveChecks stores what is unsaved, and not what is found meanwhile. Of a route that
+// is not there any more nothing is.
 func (s *Service) saveChecks(ctx context.Context) error {
-	for {
-		list := s.unsaved.some()
-		if len(list) == 0 {
-			return nil
-		}
+	for list := range slices.Chunk(s.unsaved.all(), maxSaved) {
 		if err := s.o.DB.Update(ctx, func(tx *store.Tx) error {
 			for i := range list {
 				r, err := store.Routes.Get(tx, list[i].ID)
@@ -126,6 +116,7 @@ func (s *Service) saveChecks(ctx context.Context) error {
 		}
 		s.unsaved.forget(list)
 	}
+	return nil
 }
 
 // BeginCheck is told that a check of a route begins: the breaker of one that is open

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -381,5 +382,39 @@ func TestWhatCannotBeTold(t *testing.T) {
 				t.Error("what was found anew is told as a change")
 			}
 		})
+	}
+}
+
+// TestSaveChecksEnds stores what there is in one transaction, however fast more is
+// found meanwhile: that waits for the next time.
+func TestSaveChecksEnds(t *testing.T) {
+	b := newBench(t)
+	v := b.create(t, `{"domain":"a.example.com","target_port":8080}`)
+	<-b.db.Committed()
+	put := func(version uint64) {
+		b.unsaved.put(model.RouteCheck{ID: v.ID, Version: version, Status: model.StatusUp})
+	}
+	put(1)
+	var finder sync.WaitGroup
+	stop, commits := make(chan struct{}), 0
+	finder.Go(func() {
+		for n := uint64(2); ; n++ {
+			put(n)
+			select {
+			case <-b.db.Committed():
+				commits++
+			case <-stop:
+				return
+			default:
+			}
+		}
+	})
+	if err := b.saveChecks(t.Context()); err != nil {
+		t.Error(err)
+	}
+	close(stop)
+	finder.Wait()
+	if c, _ := b.stored(t, v.ID); commits > 1 || c == nil || c.Status != model.StatusUp {
+		t.Errorf("stored is %+v, in %d transactions at least", c, commits)
 	}
 }
