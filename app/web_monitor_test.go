@@ -101,7 +101,7 @@ func (w *watched) visits(t *testing.T, when string, want int) {
 func (w *watched) soon(t *testing.T, want int) {
 	t.Helper()
 	out := w.visitors()[0].outside(t)
-	lab.Eventually(t, 40*time.Second, fmt.Sprint(w.domain, " to answer ", want), func() error {
+	lab.Eventually(t, 60*time.Second, fmt.Sprint(w.domain, " to answer ", want), func() error {
 		if got := visit(t, out, w.domain, "/"); got.status != want {
 			return fmt.Errorf("it is %d", got.status)
 		}
@@ -250,8 +250,9 @@ func TestResetOpensAtOnce(t *testing.T) {
 
 // TestMonitoring has routes checked by themselves, and tells of them.
 func TestMonitoring(t *testing.T) {
+	t.Parallel() // most of it is waiting for rounds
 	g := &gallery{s: lab.Start(t)}
-	g.s.API.Call(t, 200, "PUT", "/api/v1/settings/monitoring", fields{"interval": 10}, nil)
+	g.s.API.Call(t, 200, "PUT", "/api/v1/settings/monitoring", fields{"interval": 3600}, nil)
 	g.s.API.Call(t, 200, "PUT", "/api/v1/settings/metrics", fields{"enabled": true}, nil)
 	g.alpha = g.exhibit(t, "alpha")
 	shop := g.alpha.serveMoody(t, 8100)
@@ -270,15 +271,15 @@ func TestMonitoring(t *testing.T) {
 		})
 	}
 	web := show(fields{"target_port": 8100, "monitoring_enabled": 1, "circuit_breaker_enabled": true, "circuit_breaker_threshold": 1, "circuit_breaker_timeout": 5})
-	is(web, 5*time.Second, "up", "closed") // at once, not with the next round
+	is(web, 30*time.Second, "up", "closed") // long before the second round
 	l4 := fields{"route_type": "l4", "l4_protocol": "tcp", "l4_listen_port": fmt.Sprint(lab.FreePort(t)), "monitoring_enabled": true}
 	tcp := show(l4)
-	is(tcp, 5*time.Second, "up", "closed")
+	is(tcp, 30*time.Second, "up", "closed")
 	gone := show(fields{"target_port": 8999})
 	g.change(t, gone.id, fields{"monitoring_enabled": true})
-	is(gone, 5*time.Second, "down", "closed")
+	is(gone, 30*time.Second, "down", "closed")
 	several := show(fields{"target_port": 8999, "monitoring_enabled": true, "backends": []fields{{"peer_id": g.alpha.id, "port": 8998}, {"peer_id": g.alpha.id, "port": 8001}}})
-	is(several, 5*time.Second, "up", "closed")
+	is(several, 30*time.Second, "up", "closed")
 	l4["l4_protocol"], l4["target_port"] = "udp", 8999
 	udp := show(l4)
 	var a struct{ Up, ResponseTime, Status, Reason any }
@@ -307,13 +308,14 @@ func TestMonitoring(t *testing.T) {
 		}
 	}
 
+	g.s.API.Call(t, 200, "PUT", "/api/v1/settings/monitoring", fields{"interval": 10}, nil)
 	shop.away.Store(true)
 	web.soon(t, 503)
-	is(web, 5*time.Second, "down", "open")
+	is(web, 30*time.Second, "down", "open")
 	web.visits(t, "after the round in which it was away", 503)
 	shop.away.Store(false)
 	web.soon(t, 200)
-	is(web, 5*time.Second, "up", "closed")
+	is(web, 30*time.Second, "up", "closed")
 	web.visits(t, "after the round in which it had returned", 200)
 	g.s.API.Call(t, http.StatusNotFound, "POST", "/api/v1/routes/9999/check", nil, nil)
 }
