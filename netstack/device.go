@@ -92,8 +92,9 @@ type Device struct {
 
 	running atomic.Bool // written under lifeMu
 
-	lifeMu sync.Mutex // of Start, Commit and Close, one at a time
-	closed bool
+	lifeMu    sync.Mutex // of Start, Commit and Close, one at a time
+	closed    bool
+	farewells farewells
 
 	listenersMu     sync.RWMutex
 	listeners       map[uint16]*listener       // by TCP port
@@ -130,6 +131,7 @@ func New(o Options) (*Device, error) {
 	d := &Device{
 		log: log, self: self{o.PrivateKey.Public(), o.Addr, o.Addr6, o.Subnet.Masked(), o.Subnet6.Masked()}, port: o.ListenPort,
 		onCut: o.OnCut, listeners: make(map[uint16]*listener), packetListeners: make(map[uint16]*packetListener),
+		farewells: make(farewells),
 	}
 	empty, err := newTable(Config{}, d.self, nil)
 	if err != nil {

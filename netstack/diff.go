@@ -1,6 +1,7 @@
 package netstack
 
 import (
+	"net/netip"
 	"slices"
 	"time"
 
@@ -60,16 +61,25 @@ func diff(old, next *table) change {
 // it returns; added ones are heard, but what they send is dropped as long as no
 // table has their addresses.
 func (c *change) apply(d *Device) {
+	now := time.Now()
+	endpoints := make([]netip.AddrPort, len(c.added))
+	for i, p := range c.added { // before farewells of now: a new preshared key is a new peer
+		if endpoints[i] = p.Endpoint; !p.Endpoint.IsValid() {
+			endpoints[i] = d.farewells.back(p.PublicKey, now)
+		}
+	}
 	if len(c.removed) > 0 {
 		gone := make([]*wireguard.Peer, len(c.removed))
 		for i, p := range c.removed {
 			gone[i] = p.wg
+			s := p.wg.Status()
+			d.farewells.bid(p.PublicKey, s.Endpoint, s.LastHandshake, now)
 		}
 		d.wg.Remove(gone...)
 	}
-	for _, p := range c.added {
+	for i, p := range c.added {
 		wg, err := d.wg.Add(wireguard.PeerConfig{
-			PublicKey: p.PublicKey, PresharedKey: p.PresharedKey, Endpoint: p.Endpoint, Keepalive: seconds(p.Keepalive),
+			PublicKey: p.PublicKey, PresharedKey: p.PresharedKey, Endpoint: endpoints[i], Keepalive: seconds(p.Keepalive),
 		})
 		if err != nil { // only if the device was closed, when nothing matters any more
 			d.log.Error("a peer could not be added", "peer", p.Name, "err", err)
