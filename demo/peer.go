@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -27,9 +28,10 @@ import (
 
 // Peer is a joined device.
 type Peer struct {
-	Addr netip.Addr // the first tunnel address
-	dev  *device.Device
-	net  *netstack.Net
+	Addr  netip.Addr // the first tunnel address
+	Addr6 netip.Addr // the first one of IPv6; invalid: none
+	dev   *device.Device
+	net   *netstack.Net
 }
 
 // Join brings up a device from the text of a client config, as wg-quick would
@@ -45,6 +47,9 @@ func Join(ctx context.Context, config string) (*Peer, error) {
 	}
 	dev := device.NewDevice(&gate{Device: inner}, conn.NewDefaultBind(), device.NewLogger(device.LogLevelSilent, ""))
 	p := &Peer{Addr: c.addrs[0], dev: dev, net: stack}
+	if i := slices.IndexFunc(c.addrs, netip.Addr.Is6); i >= 0 {
+		p.Addr6 = c.addrs[i]
+	}
 	if err := dev.IpcSet(c.uapi.String()); err != nil {
 		p.Close()
 		return nil, fmt.Errorf("device: %w", err)
@@ -96,7 +101,12 @@ func (p *Peer) Listen(port uint16) (net.Listener, error) {
 
 // ListenPacket opens a UDP port on the peer's tunnel address.
 func (p *Peer) ListenPacket(port uint16) (net.PacketConn, error) {
-	return p.net.ListenUDPAddrPort(netip.AddrPortFrom(p.Addr, port))
+	return p.ListenPacketAt(netip.AddrPortFrom(p.Addr, port))
+}
+
+// ListenPacketAt opens a UDP port on any of the peer's tunnel addresses.
+func (p *Peer) ListenPacketAt(addr netip.AddrPort) (net.PacketConn, error) {
+	return p.net.ListenUDPAddrPort(addr)
 }
 
 // DialContext connects through the tunnel, resolving names with the resolvers
