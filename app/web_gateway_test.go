@@ -11,7 +11,6 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -66,12 +65,6 @@ func (g *gallery) companion(t *testing.T, name string) *companion {
 		r.Out.Header["X-Forwarded-For"] = append(r.In.Header["X-Forwarded-For"], "10.8.0.1")
 	}}
 	return c
-}
-
-func newExhibit(id int64) exhibit {
-	e := exhibit{id: id, mu: new(sync.Mutex), seen: new([]*http.Request)}
-	e.more = sync.NewCond(e.mu)
-	return e
 }
 
 // join joins with what gateway.env says of WireGuard.
@@ -196,7 +189,7 @@ func homeGateway(t *testing.T, g *gallery, v visitor) {
 		"backends": []fields{{"peer_id": g.alpha.id, "port": 8001}}, // come after the gateway
 		"paths":    []fields{{"prefix": "/other", "peer_id": g.alpha.id, "port": 8001}}})
 	before, copies := c.count(), g.beta.count()
-	visit(t, out, domain, "/flaky", forge).wants(t, "at the second attempt", 200, "lan:5001 GET /flaky")
+	visit(t, out, domain, "/fail/1/x", forge).wants(t, "at the second attempt", 200, "lan:5001 GET /fail/1/x")
 	if c.count() != before+2 || gatewayFields(c.last(t)) != led {
 		t.Errorf("%d attempts, the last one with %q", c.count()-before, gatewayFields(c.last(t)))
 	}

@@ -10,8 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -33,120 +31,18 @@ type gallery struct {
 	authored atomic.Int64 // domains so far
 }
 
-// exhibit is a peer, and the service on its ports 8000 and 8001.
-type exhibit struct {
-	id   int64
-	peer *demo.Peer
-
-	mu   *sync.Mutex
-	more *sync.Cond       // of mu: one more was seen
-	seen *[]*http.Request // of the service, in order
-}
-
+// newGallery listens for TLS as servers do by default, on one socket for both families,
+// and has IPv6 in its tunnel.
 func newGallery(t *testing.T) *gallery {
 	t.Helper()
 	g := &gallery{s: lab.Start(t, func(o *app.Options) {
+		o.HTTPSListen, o.WGSubnet6 = ":0", "fd00:8::/64"
 		o.BotRanges = "openai,127.0.0.0/8"                                      // where strangers come from, to routes that ask
 		o.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("10.8.0.2/32")} // alpha
 	})}
+	g.s.API.Call(t, 200, "PUT", "/api/v1/settings/metrics", fields{"enabled": true}, nil)
 	g.alpha, g.beta = g.exhibit(t, "alpha"), g.exhibit(t, "beta")
 	return g
-}
-
-func (g *gallery) exhibit(t *testing.T, name string) exhibit {
-	t.Helper()
-	id, p := g.s.Peer(t, name)
-	e := exhibit{id: id, peer: p, mu: new(sync.Mutex), seen: new([]*http.Request)}
-	e.more = sync.NewCond(e.mu)
-	for _, port := range []uint16{8000, 8001} {
-		e.serve(t, name, port)
-	}
-	return e
-}
-
-// serve opens the service on a port, until stop is called.
-func (e exhibit) serve(t *testing.T, name string, port uint16) (stop func()) {
-	t.Helper()
-	ln, err := e.peer.Listen(port)
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv := &http.Server{Handler: e.handler(name, port)}
-	go func() { _ = srv.Serve(ln) }() // ends with Close
-	stop = func() { _ = srv.Close() }
-	t.Cleanup(stop)
-	return stop
-}
-
-// handler tells who it is and what it was asked for. /flaky fails every other
-// time, /long is a text of 4 KiB, which has parts, and is said to be in any coding.
-func (e exhibit) handler(name string, port uint16) http.HandlerFunc {
-	var flaky atomic.Int64
-	return func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/ws" {
-			e.note(r)
-		}
-		if stream(w, r) {
-			return
-		}
-		body, _ := io.ReadAll(r.Body)
-		r.Body = io.NopCloser(strings.NewReader(string(body)))
-		e.note(r)
-		w.Header().Set("Content-Type", "text/plain")
-		if r.URL.Path == "/flaky" {
-			if flaky.Add(1)%2 == 1 {
-				w.WriteHeader(http.StatusServiceUnavailable)
-				return
-			}
-		}
-		if r.URL.Path == "/long" {
-			w.Header()["Content-Encoding"] = r.URL.Query()["coding"]
-			http.ServeContent(w, r, "", time.Time{}, strings.NewReader(strings.Repeat("all work and no play ", 200)))
-			return
-		}
-		_, _ = fmt.Fprintf(w, "%s:%d %s %s", name, port, r.Method, r.RequestURI)
-	}
-}
-
-func (e exhibit) note(r *http.Request) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	*e.seen = append(*e.seen, r)
-	e.more.Broadcast()
-}
-
-// last is the last request that e got.
-func (e exhibit) last(t *testing.T) *http.Request {
-	t.Helper()
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if len(*e.seen) == 0 {
-		t.Fatal("the service got no request")
-	}
-	return (*e.seen)[len(*e.seen)-1]
-}
-
-// wait waits until e has got n requests in all, and returns the last of these.
-func (e exhibit) wait(t *testing.T, n int) *http.Request {
-	t.Helper()
-	end := time.Now().Add(10 * time.Second)
-	late := time.AfterFunc(11*time.Second, e.more.Broadcast)
-	defer late.Stop()
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for len(*e.seen) < n {
-		if !time.Now().Before(end) {
-			t.Fatalf("%d requests in 10 s, want %d", len(*e.seen), n)
-		}
-		e.more.Wait()
-	}
-	return (*e.seen)[n-1]
-}
-
-func (e exhibit) count() int {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return len(*e.seen)
 }
 
 // show publishes alpha's service with options and returns the route's id and
@@ -252,25 +148,49 @@ func (v visitor) client(t *testing.T, from place, certificate []tls.Certificate)
 // outside is a client on this host.
 func (v visitor) outside(t *testing.T, certificate ...tls.Certificate) *http.Client {
 	t.Helper()
-	addr := v.g.s.Addrs().HTTPS
-	to, err := net.ResolveUDPAddr("udp", addr)
-	if err != nil {
-		t.Fatal(err)
-	}
+	return v.at(t, netip.MustParseAddr("127.0.0.1"), certificate)
+}
+
+// outside6 is a client on this host that comes by IPv6.
+func (v visitor) outside6(t *testing.T) *http.Client {
+	t.Helper()
+	return v.at(t, netip.IPv6Loopback(), nil)
+}
+
+// at is a client at an address of this host, which finds the server there.
+func (v visitor) at(t *testing.T, host netip.Addr, certificate []tls.Certificate) *http.Client {
+	t.Helper()
+	port := uint16(portOf(t, v.g.s.Addrs().HTTPS))
+	to := netip.AddrPortFrom(host, port)
 	return v.client(t, place{
-		dial:    func(ctx context.Context) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, "tcp", addr) },
-		packets: func() (net.PacketConn, error) { return net.ListenPacket("udp", "127.0.0.1:0") },
-		quic:    to,
+		dial: func(ctx context.Context) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", to.String())
+		},
+		packets: func() (net.PacketConn, error) {
+			return net.ListenPacket("udp", netip.AddrPortFrom(host, 0).String())
+		},
+		quic: net.UDPAddrFromAddrPort(to),
 	}, certificate)
 }
 
 // inside is a client at a peer.
 func (v visitor) inside(t *testing.T, p *demo.Peer) *http.Client {
 	t.Helper()
+	return v.in(t, p, p.Addr, netip.MustParseAddrPort("10.8.0.1:443"))
+}
+
+// inside6 is a client at a peer that comes by IPv6.
+func (v visitor) inside6(t *testing.T, p *demo.Peer) *http.Client {
+	t.Helper()
+	return v.in(t, p, p.Addr6, netip.MustParseAddrPort("[fd00:8::1]:443"))
+}
+
+func (v visitor) in(t *testing.T, p *demo.Peer, from netip.Addr, to netip.AddrPort) *http.Client {
+	t.Helper()
 	return v.client(t, place{
-		dial:    func(ctx context.Context) (net.Conn, error) { return p.DialContext(ctx, "tcp", "10.8.0.1:443") },
-		packets: func() (net.PacketConn, error) { return p.ListenPacket(0) },
-		quic:    &net.UDPAddr{IP: net.IPv4(10, 8, 0, 1), Port: 443},
+		dial:    func(ctx context.Context) (net.Conn, error) { return p.DialContext(ctx, "tcp", to.String()) },
+		packets: func() (net.PacketConn, error) { return p.ListenPacketAt(netip.AddrPortFrom(from, 0)) },
+		quic:    net.UDPAddrFromAddrPort(to),
 	}, nil)
 }
 
@@ -284,23 +204,32 @@ type answer struct {
 // visit gets a path and changes the request before, if there is something to change.
 func visit(t *testing.T, c *http.Client, domain, path string, change ...func(*http.Request)) answer {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), "GET", "https://"+domain+path, nil)
+	a, err := try(t.Context(), c, "https://"+domain+path, change...)
 	if err != nil {
 		t.Fatal(err)
+	}
+	return a
+}
+
+// try is visit for what may come to nothing, and for other goroutines than the test's.
+func try(ctx context.Context, c *http.Client, url string, change ...func(*http.Request)) (answer, error) {
+	req, err := http.NewRequestWithContext(ctx, "GET", url, nil)
+	if err != nil {
+		return answer{}, err
 	}
 	for _, f := range change {
 		f(req)
 	}
 	res, err := c.Do(req)
 	if err != nil {
-		t.Fatalf("%s%s: %v", domain, path, err)
+		return answer{}, err
 	}
 	defer res.Body.Close()
 	body, err := io.ReadAll(res.Body)
 	if err != nil {
-		t.Fatalf("%s%s: %v", domain, path, err)
+		return answer{}, fmt.Errorf("%s: %w", url, err)
 	}
-	return answer{res.StatusCode, res.Header, string(body)}
+	return answer{res.StatusCode, res.Header, string(body)}, nil
 }
 
 // wants compares an answer with a status and, if that is not empty, a body.

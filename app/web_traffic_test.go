@@ -82,21 +82,31 @@ func webSockets(t *testing.T, g *gallery, v visitor) {
 	}
 }
 
-// socket opens a WebSocket by the version of v. The library knows HTTP/1.1 alone: it
-// is shown the extended CONNECT of a stream as if it were an upgrade.
+// socket opens a WebSocket by the version of v.
 func (v visitor) socket(t *testing.T, c *http.Client, domain, path string) *websocket.Conn {
 	t.Helper()
-	via := &http.Client{Transport: asUpgrade{t, c.Transport.(sameVersion)}}
-	ws, res, err := websocket.Dial(t.Context(), "https://"+domain+path, &websocket.DialOptions{HTTPClient: via, Subprotocols: []string{"echo"}})
+	ws, res, err := v.trySocket(t, c, domain, path, nil)
 	if err != nil {
 		t.Fatalf("%s: %v, %v", v.version, err, res)
 	}
-	ws.SetReadLimit(-1)
-	t.Cleanup(func() { _ = ws.CloseNow() })
 	if ws.Subprotocol() != "echo" {
 		t.Errorf("the sub-protocol is %q", ws.Subprotocol())
 	}
 	return ws
+}
+
+// trySocket is socket for what may be refused. The library knows HTTP/1.1 alone: it is
+// shown the extended CONNECT of a stream as if it were an upgrade.
+func (v visitor) trySocket(t *testing.T, c *http.Client, domain, path string, header http.Header) (*websocket.Conn, *http.Response, error) {
+	t.Helper()
+	via := &http.Client{Transport: asUpgrade{t, c.Transport.(sameVersion)}}
+	ws, res, err := websocket.Dial(t.Context(), "https://"+domain+path, &websocket.DialOptions{HTTPClient: via, HTTPHeader: header, Subprotocols: []string{"echo"}})
+	if err != nil {
+		return nil, res, err
+	}
+	ws.SetReadLimit(-1)
+	t.Cleanup(func() { _ = ws.CloseNow() })
+	return ws, res, nil
 }
 
 // asUpgrade asks for a WebSocket by extended CONNECT (RFC 8441, RFC 9220) where that
@@ -138,6 +148,7 @@ func (u asUpgrade) RoundTrip(r *http.Request) (*http.Response, error) {
 	connect.Body, connect.ContentLength = up, -1
 	res, err := tr.RoundTrip(connect)
 	if err != nil || res.StatusCode != http.StatusOK {
+		_ = ours.Close()
 		return res, err
 	}
 	res.StatusCode = http.StatusSwitchingProtocols

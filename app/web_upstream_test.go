@@ -114,7 +114,13 @@ func stickyBackend(t *testing.T, g *gallery, v visitor) {
 		met[first.body] = true
 		for range 5 {
 			again := visit(t, out, domain, "/", func(r *http.Request) { r.AddCookie(c) })
-			again.wants(t, "the same one", 200, first.body)
+			if again.wants(t, "the same one", 200, first.body); again.header.Get("Set-Cookie") != "" {
+				t.Errorf("a new cookie: %v", again.header)
+			}
+		}
+		made := visit(t, out, domain, "/", func(r *http.Request) { r.AddCookie(&http.Cookie{Name: "where", Value: c.Value[1:] + "0"}) })
+		if made.status != 200 || made.cookie(t, "where").Value == "" {
+			t.Errorf("with a cookie of its own making: %d %v", made.status, made.header)
 		}
 		if len(met) == 2 {
 			return
@@ -138,7 +144,7 @@ func backendTLS(t *testing.T, g *gallery, v visitor) {
 	out := v.outside(t)
 	visit(t, out, domain, "/").wants(t, "TLS", 200, "sealed true")
 	g.change(t, id, fields{"target_port": 8000})
-	visit(t, out, domain, "/").wants(t, "TLS with who does not speak it", 502, "")
+	v.faulty(t, out, domain, "/", "TLS with who does not speak it")
 	g.change(t, id, fields{"backend_https": 0})
 	visit(t, out, domain, "/").wants(t, "plain", 200, "tls-"+strings.ToLower(v.version)+":8000 GET /")
 }
