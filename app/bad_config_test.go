@@ -90,6 +90,8 @@ func TestBadRoutes(t *testing.T) {
 		{"Host that is none", header("request", "Host", "user@a.example.com"), "custom_headers"},
 		{"X-Forwarded-For", header("request", "X-Forwarded-For", "127.0.0.1"), "custom_headers"},
 		{"X_Forwarded_For", header("request", "X_Forwarded_For", "127.0.0.1"), "custom_headers"},
+		{"X-Gateway-Target", header("request", "X-Gateway-Target", "192.168.1.10:80"), "custom_headers"},
+		{"X-Gateway-Target-Domain", header("request", "x-gateway-target-domain", "other.example.com"), "custom_headers"},
 
 		{"a line break in an answer to outsiders", fields{"external_enabled": false, "external_block_action": "redirect", "external_block_redirect_url": "https://a.example/\r\nX: y"}, "external_block_redirect_url"},
 		{"outsiders led to the route itself", fields{"external_enabled": false, "external_block_action": "redirect", "external_block_redirect_url": "https://good.example.com/"}, "external_block_redirect_url"},

@@ -68,8 +68,11 @@ func TestCountriesOfVisitors(t *testing.T) {
 	serveHTTP(t, alpha.Namespace, alpha.Addr.String()+":8000", "page of alpha")
 	g := &gallery{s: &lab.Server{Dir: dir, API: api}, alpha: exhibit{id: id}}
 
+	serveHTTP(t, abroad, briton.String()+":8000", "page of a Briton")
+
 	rule := func(typ, value string) fields { return fields{"type": typ, "value": value} }
 	for _, v := range g.visitors() {
+		t.Run(v.version+" to an address", func(t *testing.T) { directTarget(t, g, v, v.from(t, abroad, swede)) })
 		t.Run(v.version, func(t *testing.T) {
 			id, domain := g.show(t, fields{"ip_filter_enabled": true, "ip_filter_rules": []fields{}})
 			for _, c := range []struct {
@@ -114,4 +117,26 @@ func (v visitor) from(t *testing.T, ns *lab.Namespace, addr netip.Addr) *http.Cl
 		packets: func() (net.PacketConn, error) { return ns.ListenPacket(netip.AddrPortFrom(addr, 0).String()) },
 		quic:    to,
 	}, nil)
+}
+
+// directTarget leads to an address that is nobody's in the tunnel, and back (contract
+// 2.1). A peer goes before it.
+func directTarget(t *testing.T, g *gallery, v visitor, c *http.Client) {
+	id, domain := g.show(t, fields{"peer_id": nil, "target_ip": briton.String()})
+	for _, step := range []struct {
+		name    string
+		options fields
+		body    string
+	}{
+		{"an address", fields{}, "page of a Briton"},
+		{"a peer", fields{"peer_id": g.alpha.id}, "page of alpha"},
+		{"a peer and an address", fields{"peer_id": g.alpha.id, "target_ip": briton.String()}, "page of alpha"},
+		{"an address again", fields{"peer_id": nil, "target_ip": briton.String()}, "page of a Briton"},
+		{"another text about it", fields{"description": "abroad"}, "page of a Briton"},
+	} {
+		g.change(t, id, step.options)
+		visit(t, c, domain, "/").wants(t, step.name, 200, step.body)
+	}
+	g.change(t, id, fields{"target_port": 8999})
+	visit(t, c, domain, "/").wants(t, "an address where nobody listens", 502, "")
 }
