@@ -38,10 +38,10 @@ func TestHTTP3Advertised(t *testing.T) {
 
 // takePacketPort holds the UDP port beside a TLS port that is free.
 func takePacketPort(t *testing.T, o *app.Options) {
-	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	o.HTTPSListen = net.JoinHostPort("127.0.0.1", strconv.Itoa(lab.FreePort(t)))
+	pc, err := net.ListenPacket("udp", o.HTTPSListen)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { pc.Close() })
-	o.HTTPSListen = net.JoinHostPort("127.0.0.1", strconv.Itoa(pc.LocalAddr().(*net.UDPAddr).Port))
 }
