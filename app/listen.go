@@ -10,13 +10,14 @@ import (
 	"sync"
 	"syscall"
 
+	"gatecontrol/l4"
 	"gatecontrol/model"
 )
 
 // listen opens a TCP port of this host. A port that is taken or not permitted
 // becomes one line that says what to do.
 func listen(setting, addr string) (net.Listener, error) {
-	ln, err := net.Listen("tcp", addr)
+	ln, err := l4.ListenTCP(addr)
 	var opErr *net.OpError
 	switch {
 	case err == nil:

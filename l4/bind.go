@@ -34,10 +34,6 @@ type Bind struct {
 // HostBind opens ports on the host, on one IP address or, if address is empty,
 // on all interfaces with one socket for IPv4 and IPv6.
 func HostBind(address string) Bind {
-	// Accepted connections inherit keepalive from the listener, which saves
-	// four system calls for each. Multipath TCP would cost splice.
-	tcp := net.ListenConfig{KeepAlive: -1, Control: keepAlive}
-	tcp.SetMultipathTCP(false)
 	udp := net.ListenConfig{Control: pktInfo}
 	hostPort := func(port uint16) string {
 		return net.JoinHostPort(address, strconv.Itoa(int(port)))
@@ -45,7 +41,7 @@ func HostBind(address string) Bind {
 	return Bind{
 		Name: "host",
 		Listen: func(port uint16) (net.Listener, error) {
-			return tcp.Listen(context.Background(), "tcp", hostPort(port))
+			return ListenTCP(hostPort(port))
 		},
 		ListenPacket: func(port uint16) (net.PacketConn, error) {
 			pc, err := udp.ListenPacket(context.Background(), "udp", hostPort(port))
@@ -56,6 +52,15 @@ func HostBind(address string) Bind {
 			return pc, nil
 		},
 	}
+}
+
+// ListenTCP opens a TCP port of the host, at host:port or :port.
+func ListenTCP(address string) (net.Listener, error) {
+	// Accepted connections inherit keepalive from the listener, which saves
+	// four system calls for each. Multipath TCP would cost splice.
+	c := net.ListenConfig{KeepAlive: -1, Control: keepAlive}
+	c.SetMultipathTCP(false)
+	return c.Listen(context.Background(), "tcp", address)
 }
 
 // keepAlive turns keepalive on for a listening socket.
