@@ -15,8 +15,8 @@ const pieceSize = 64 << 10
 // table refers to them. They are written and deleted in the transaction of that
 // record, so that neither is there without the other. A name has no zero byte.
 //
-// They are stored in pieces, whose keys are the name, a zero byte, and their
-// number in four bytes, the highest first.
+// They are stored in pieces, whose keys are the name, a zero byte, and their number
+// in four bytes, big-endian, so that they are in order.
 type Raw struct{ name string }
 
 // pieces yields the keys and values of the pieces of key in their order. The
