@@ -28,6 +28,8 @@
 //     target behind it.
 //   - target: what an administrator picks: a peer and a port, an address and a port,
 //     or a service behind a home gateway.
+//   - access window: times of the week at which a route or a peer can be used, or at
+//     which it cannot; access rule in the API.
 //   - home gateway: a peer that takes requests in the tunnel and leads them on to
 //     services in the network that it is in.
 //   - picture: an image that the sign-in page of a route shows, as its logo or in the

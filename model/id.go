@@ -20,6 +20,7 @@ type (
 	GroupID       int64
 	EventID       int64
 	CertificateID int64
+	WindowID      int64  // among those of one route or peer
 	SessionID     string // lower-case hex SHA-256 of the value in the cookie
 )
 
