@@ -34,6 +34,7 @@ import (
 	"gatecontrol/control/peers"
 	"gatecontrol/control/routes"
 	"gatecontrol/control/settings"
+	"gatecontrol/control/windows"
 	"gatecontrol/model"
 	"gatecontrol/store"
 	"gatecontrol/telemetry"
@@ -183,6 +184,7 @@ func newFixture(t testing.TB, change ...func(*Options)) *fixture {
 		Renew:  func(name string) error { return f.renew(name) },
 		Look:   f.look(),
 	})
+	o.Windows = windows.New(windows.Options{DB: f.db, Now: f.clock.now})
 	o.Routes = routes.New(routes.Options{
 		DB: f.db, Now: f.clock.now, Status: status, Blocked: []uint16{22, 3000}, LookUp: f.look().Addrs, KnownAs: []string{"198.51.100.1"},
 		Probe: f.probe, Check: f.check,

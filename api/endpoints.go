@@ -54,6 +54,10 @@ func (s *Server) operations() []*operation {
 		op("DELETE", v1+"/peers/{id}", "Delete a peer", peers, s.api, s.deletePeer),
 		op("PUT", v1+"/peers/{id}/toggle", "Enable or disable a peer", peers, s.api, s.togglePeer),
 		op("PATCH", v1+"/peers/{id}/hostname", "Give a peer a host name", peers, s.api, s.setHostname),
+		op("GET", v1+"/peers/{id}/access-rules", "When a peer can be used", peers, s.api, s.listPeerWindows),
+		op("POST", v1+"/peers/{id}/access-rules", "Say when a peer can be used, or when not", peers, s.api, s.addPeerWindow).creates(),
+		op("PUT", v1+"/peers/{id}/access-rules/{rule}", "Replace such a rule of a peer", peers, s.api, s.changePeerWindow),
+		op("DELETE", v1+"/peers/{id}/access-rules/{rule}", "Delete such a rule of a peer", peers, s.api, s.removePeerWindow),
 		op("GET", v1+"/peers/{id}/config", "WireGuard config of a peer", peers.secret(), s.api, s.peerConfig),
 		op("GET", v1+"/peers/{id}/qr", "WireGuard config of a peer as QR code", peers.secret(), s.api, s.peerQR),
 
@@ -78,6 +82,10 @@ func (s *Server) operations() []*operation {
 		op("DELETE", v1+"/routes/{id}/branding/logo", "Delete the logo of the sign-in page of a route", routes, s.api, s.deleteLogo),
 		op("POST", v1+"/routes/{id}/branding/bg-image", "Set the background image of the sign-in page of a route", routes, s.uploads, s.setBackground),
 		op("DELETE", v1+"/routes/{id}/branding/bg-image", "Delete the background image of the sign-in page of a route", routes, s.api, s.deleteBackground),
+		op("GET", v1+"/routes/{id}/access-rules", "When a route can be used", routes, s.api, s.listRouteWindows),
+		op("POST", v1+"/routes/{id}/access-rules", "Say when a route can be used, or when not", routes, s.api, s.addRouteWindow).creates(),
+		op("PUT", v1+"/routes/{id}/access-rules/{rule}", "Replace such a rule of a route", routes, s.api, s.changeRouteWindow),
+		op("DELETE", v1+"/routes/{id}/access-rules/{rule}", "Delete such a rule of a route", routes, s.api, s.removeRouteWindow),
 		op("GET", v1+"/routes/{id}/trace", "Last requests to a route", routes, s.api, s.traceRoute),
 
 		op("GET", v1+"/certificates", "Certificates of all names that are served, and those that were brought", routes, s.api, s.listCertificates),

@@ -108,6 +108,21 @@ func TestAnswers(t *testing.T) {
 		{"dns-check-elsewhere", "POST", "/routes/check-dns", `{"domain":"elsewhere.example.com"}`, 200},
 		{"dns-check-nowhere", "POST", "/routes/check-dns", `{"domain":"nowhere.example.com"}`, 200},
 		{"dns-check-invalid", "POST", "/routes/check-dns", `{"domain":"example"}`, 400},
+
+		{"window-added", "POST", "/routes/1/access-rules", `{"mode":"allow","schedule":"Mo-Fr 09:00-17:00; Sa 10:00-12:00","valid_from":"2026-01-01","valid_until":null,"label":" Office "}`, 201},
+		{"window-invalid", "POST", "/routes/1/access-rules", `{"mode":"open","schedule":"Mo","valid_from":"2026-02-30","valid_until":7}`, 400},
+		{"window-order", "POST", "/peers/1/access-rules", `{"mode":"block","schedule":"So 00:00-24:00","valid_from":"2026-02-02","valid_until":"2026-02-01"}`, 400},
+		{"window-missing", "PUT", "/routes/1/access-rules/2", `{"mode":"block","schedule":"So 00:00-24:00"}`, 404},
+		{"windows", "GET", "/routes/1/access-rules", ``, 200},
+		{"window-changed", "PUT", "/routes/1/access-rules/1", `{"mode":"block","schedule":"Mon-Sun 00:00-24:00"}`, 200},
+		{"windows-changed", "GET", "/routes/1/access-rules", ``, 200},
+		{"window-deleted", "DELETE", "/routes/1/access-rules/1", ``, 200},
+		{"window-peer-added", "POST", "/peers/1/access-rules", `{"mode":"block","schedule":"Mon-Sun 00:00-24:00"}`, 201},
+		{"window-not-of-target", "DELETE", "/routes/1/access-rules/1", ``, 404},
+		{"windows-of-peer", "GET", "/peers/1/access-rules", ``, 200},
+		{"window-peer-deleted", "DELETE", "/peers/1/access-rules/1", ``, 200},
+		{"windows-none", "GET", "/peers/1/access-rules", ``, 200},
+		{"windows-of-nobody", "GET", "/peers/99/access-rules", ``, 404},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if c.name == "peers" {

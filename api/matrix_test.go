@@ -61,10 +61,20 @@ var opens = map[string]string{
 	"GET /api/v1/peers/{id}/config":     "login full-access peers",
 	"GET /api/v1/peers/{id}/qr":         "login full-access peers",
 
+	"GET /api/v1/peers/{id}/access-rules":           "login full-access read-only peers",
+	"POST /api/v1/peers/{id}/access-rules":          "login full-access peers",
+	"PUT /api/v1/peers/{id}/access-rules/{rule}":    "login full-access peers",
+	"DELETE /api/v1/peers/{id}/access-rules/{rule}": "login full-access peers",
+
 	"GET /api/v1/peer-groups":         "login full-access read-only",
 	"POST /api/v1/peer-groups":        "login full-access",
 	"PUT /api/v1/peer-groups/{id}":    "login full-access",
 	"DELETE /api/v1/peer-groups/{id}": "login full-access",
+
+	"GET /api/v1/routes/{id}/access-rules":           "login full-access read-only routes",
+	"POST /api/v1/routes/{id}/access-rules":          "login full-access routes",
+	"PUT /api/v1/routes/{id}/access-rules/{rule}":    "login full-access routes",
+	"DELETE /api/v1/routes/{id}/access-rules/{rule}": "login full-access routes",
 
 	"GET /api/v1/routes":             "login full-access read-only routes",
 	"POST /api/v1/routes":            "login full-access routes",

@@ -25,6 +25,7 @@ import (
 	"gatecontrol/control/peers"
 	"gatecontrol/control/routes"
 	"gatecontrol/control/settings"
+	"gatecontrol/control/windows"
 	"gatecontrol/model"
 	"gatecontrol/telemetry"
 )
@@ -35,6 +36,7 @@ type Options struct {
 	Accounts *accounts.Service
 	Peers    *peers.Service
 	Routes   *routes.Service
+	Windows  *windows.Service
 	Settings *settings.Service
 	Backup   *backup.Service
 	Certs    *certs.Service

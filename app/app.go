@@ -26,6 +26,7 @@ import (
 	"gatecontrol/control/reconcile"
 	"gatecontrol/control/routes"
 	"gatecontrol/control/settings"
+	"gatecontrol/control/windows"
 	"gatecontrol/dns"
 	"gatecontrol/geoip"
 	"gatecontrol/l4"
@@ -73,6 +74,7 @@ type App struct {
 	accounts   *accounts.Service
 	peers      *peers.Service
 	routes     *routes.Service
+	windows    *windows.Service
 	settings   *settings.Service
 	backup     *backup.Service
 	certs      *certs.Service

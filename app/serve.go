@@ -118,7 +118,7 @@ func (a *App) serve(ctx context.Context) error {
 	loopCtx, stopLoops := context.WithCancel(context.WithoutCancel(ctx))
 	a.onStop("", func() error { stopLoops(); a.loops.Wait(); return nil })
 	for _, run := range []func(context.Context) error{
-		a.activity.Run, a.accounts.Run, a.peers.Run, a.routes.Run, a.monitor.Run, a.reconciler.Run, a.traffic.Run, a.botCounts.Run, a.conditions.Run, a.issuance.Run,
+		a.activity.Run, a.accounts.Run, a.peers.Run, a.routes.Run, a.windows.Run, a.monitor.Run, a.reconciler.Run, a.traffic.Run, a.botCounts.Run, a.conditions.Run, a.issuance.Run,
 	} {
 		a.loop(func() error { return run(loopCtx) })
 	}
@@ -214,7 +214,7 @@ func (a *App) loop(f func() error) {
 func (a *App) apiOptions() api.Options {
 	s := a.options
 	return api.Options{
-		Log: a.log.With("part", "api"), Accounts: a.accounts, Peers: a.peers, Routes: a.routes, Settings: a.settings, Backup: a.backup, Certs: a.certs, Events: a.activity,
+		Log: a.log.With("part", "api"), Accounts: a.accounts, Peers: a.peers, Routes: a.routes, Windows: a.windows, Settings: a.settings, Backup: a.backup, Certs: a.certs, Events: a.activity,
 		WG: func() api.WG {
 			t := a.tunnel.Status()
 			return api.WG{Running: t.Running, PublicKey: t.PublicKey, ListenPort: t.ListenPort, Peers: t.Peers}

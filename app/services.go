@@ -10,6 +10,7 @@ import (
 	"gatecontrol/control/peers"
 	"gatecontrol/control/routes"
 	"gatecontrol/control/settings"
+	"gatecontrol/control/windows"
 	"gatecontrol/model"
 	"gatecontrol/proxy/dns01"
 	"gatecontrol/telemetry"
@@ -37,6 +38,7 @@ func (a *App) buildServices(context.Context) (err error) {
 			ServerKey: tunnel.PublicKey, DNS: s.dns, AllowedIPs: s.clientNetworks(a.subnets.V6), Keepalive: s.WGKeepalive, MTU: s.WGMTU,
 		},
 	})
+	a.windows = windows.New(windows.Options{DB: a.db, Log: a.log.With("part", "windows"), Now: a.now, Count: a.traffic.Read})
 	a.botCounts = telemetry.NewBotCounts(telemetry.BotCountsOptions{
 		DB: a.db, Log: a.log.With("part", "bots"), Interval: s.TrafficInterval.Duration(), Counts: a.proxy.BotCounts,
 		Counted: a.proxy.BotsCounted,

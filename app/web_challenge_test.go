@@ -69,10 +69,15 @@ func TestChallengesBeforeGates(t *testing.T) {
 		"login.example.com":   {"https_enabled": false, "basic_auth_user": "anna", "basic_auth_password": "secret word"},
 		"clients.example.com": {"https_enabled": false, "client_tls_enabled": true, "client_tls_ca": certificateText(issue(t, nil))},
 		"away.example.com":    {"https_enabled": false},
+		"closed.example.com":  {"https_enabled": false},
 	}
 	for domain, options := range gates {
 		options["domain"], options["target_port"] = domain, lab.FreePort(t)
-		g.s.API.Call(t, 201, "POST", "/api/v1/routes", options, nil)
+		var made struct{ Route struct{ ID int64 } }
+		g.s.API.Call(t, 201, "POST", "/api/v1/routes", options, &made)
+		if strings.HasPrefix(domain, "closed.") {
+			g.rule(t, fmt.Sprintf("/api/v1/routes/%d", made.Route.ID), fields{"mode": "block", "schedule": always})
+		}
 	}
 	lab.Eventually(t, time.Minute, "a certificate for each", func() error {
 		var list certificates

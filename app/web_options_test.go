@@ -47,6 +47,7 @@ func TestWebOptions(t *testing.T) {
 		{"backend_https", backendTLS},
 		{"https_enabled", forcedHTTPS},
 		{"enabled", disabled},
+		{"access-rules", accessWindows},
 		{"fields to the backend", toBackend},
 		{"fields that are ours", notForged},
 		{"fields of the hop", ofTheHop},

@@ -74,6 +74,8 @@ type Peer struct {
 	NoExit   bool `json:"no_exit,omitempty"`  // does not reach the internet through this server
 	Trusted  bool `json:"trusted,omitempty"`  // may open the ports of a home gateway
 
+	Windows Windows `json:"windows,omitzero"` // when it belongs into the tunnel
+
 	CreatedAt time.Time `json:"created_at"`
 	UpdatedAt time.Time `json:"updated_at"`
 }
@@ -94,10 +96,11 @@ func (p *Peer) Address() netip.Addr {
 	return p.AllowedIPs[0].Addr()
 }
 
-// Live reports whether p belongs into the tunnel at the time now.
+// Live reports whether p belongs into the tunnel at the time now, whose location is
+// that of its windows.
 func (p *Peer) Live(now time.Time) bool {
 	return p.Enabled && (p.ExpiresAt == nil || p.ExpiresAt.After(now)) &&
-		(p.OnQuota() == QuotaNotify || !p.QuotaExceeded(now))
+		(p.OnQuota() == QuotaNotify || !p.QuotaExceeded(now)) && p.Windows.Open(now)
 }
 
 // OnQuota says what becomes of p when it has used up its quota.

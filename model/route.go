@@ -42,6 +42,8 @@ type Route struct {
 
 	Monitored bool `json:"monitored,omitempty"` // its service is checked time and again
 
+	Windows Windows `json:"windows,omitzero"` // when it can be used
+
 	L4  *L4  `json:"l4,omitempty"`  // only for RouteL4
 	Web *Web `json:"web,omitempty"` // only for RouteHTTP; nil: DefaultWeb
 

@@ -37,6 +37,7 @@ type Route struct {
 // empty is off. Peers are given by their addresses of today.
 type RouteOptions struct {
 	// Who is let in, in the order in which it is decided.
+	Closed    *Closed           // nobody is, at the moment
 	Internal  *model.BlockReply // from the tunnel alone; others get this, whose action is not inherit
 	ACL       *ACL
 	Breaker   *Breaker // open: everyone gets 503
@@ -55,6 +56,14 @@ type RouteOptions struct {
 	Sticky   *model.Sticky
 	Retry    *model.Retry
 	Mirrors  []Target
+}
+
+// Closed says when a route can be used that cannot be at the moment, as far as that
+// follows from its access windows.
+type Closed struct {
+	Open model.Schedule // only at these times, if there are any
+	Shut model.Schedule // and not at these
+	Zone string         // of both, for people
 }
 
 // ACL are the addresses that a route lets in; none lets nobody in.

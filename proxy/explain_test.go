@@ -67,6 +67,7 @@ func TestExplain(t *testing.T) {
 		{ID: 13, Host: "filtered.test", Target: Target{Addr: addr}, Options: &RouteOptions{
 			IPFilter: &model.IPFilter{Mode: model.FilterBlacklist, Rules: []model.IPRule{{Type: model.RuleCIDR, Value: "127.0.8.0/24"}}},
 		}},
+		{ID: 14, Host: "closed.test", Target: Target{Addr: addr}, Options: &RouteOptions{Closed: &Closed{}}},
 	}}
 	r := newRig(t, cfg, func(o *Options, _ *limits) {
 		o.Bots = bots
@@ -110,6 +111,7 @@ func TestExplain(t *testing.T) {
 		{name: "a bot", url: "https://bots.test/", from: "127.0.9.9", route: 5, refused: "bot_blocker", status: 403, steps: "bot_blocker-"},
 		{name: "no bot", url: "https://bots.test/", route: 5, steps: "bot_blocker+"},
 		{name: "breaker", url: "https://open.test/", route: 6, refused: "circuit_breaker", status: 503, steps: "circuit_breaker-"},
+		{name: "closed", url: "https://closed.test/", route: 14, refused: "access_window", status: 403, steps: "access_window-"},
 		{name: "a path that redirects", url: "https://paths.test/old/x?y", route: 7, refused: "path", status: 301, steps: "path-"},
 		{name: "a path that leads elsewhere", url: "https://paths.test/app/x?y", route: 7, steps: "path+"},
 		{name: "a challenge", url: "http://gated.test/.well-known/acme-challenge/token", refused: "acme_challenge", status: 200},
@@ -250,6 +252,7 @@ func TestExplain(t *testing.T) {
 	never := []string{
 		"trace-", "gateway-", // refuse nobody
 		"circuit_breaker+",    // there is none while it is closed
+		"access_window+",      // nor such a gate while the route is open
 		"client_certificate-", // a new connection is refused before; an old one: TestClientCertificatesOfEveryVersion
 	}
 	for _, name := range all {

@@ -17,11 +17,12 @@ type gate interface {
 	check(v *visit) *verdict
 }
 
-// admits asks the gates that go by the address alone whether they let it in.
+// admits asks the gates that go by the address alone, or not even by that, whether
+// they let it in.
 func (r *route) admits(addr netip.Addr) bool {
 	for _, g := range r.gates {
 		switch g.gate.(type) {
-		case insideGate, aclGate, *ipFilter:
+		case windowGate, insideGate, aclGate, *ipFilter:
 			if g.check(&visit{addr: addr, dry: true}) != nil {
 				return false
 			}
@@ -44,6 +45,7 @@ type verdict struct {
 	reason string // for logs, traces and people who explain; nothing of the request is in it
 	fields string // complete field lines beside the usual ones
 	key    string // of the texts of the page, where the status does not tell
+	closed *Closed
 	body   []byte
 	// answer is how the verdict is executed.
 	answer func(v *visit, d *verdict)
@@ -55,7 +57,7 @@ func pageVerdict(status int, reason, fields string) *verdict {
 }
 
 func answerPage(v *visit, d *verdict) {
-	v.srv.show(v.ctx, notice{status: d.status, key: d.key, fields: d.fields, route: v.route})
+	v.srv.show(v.ctx, notice{status: d.status, key: d.key, fields: d.fields, route: v.route, closed: d.closed})
 }
 
 // bareVerdict refuses with body as it is, which may be empty.
@@ -72,6 +74,21 @@ func retryAfter(d time.Duration) string {
 	seconds := max(1, int64((d+time.Second-1)/time.Second))
 	return "Retry-After: " + strconv.FormatInt(seconds, 10) + "\r\n"
 }
+
+// windowGate refuses everyone outside of the access windows of a route.
+type windowGate struct{ closed *verdict }
+
+func newWindowGate(d *draft) (gate, error) {
+	c := d.in.Options.Closed
+	if c == nil {
+		return nil, nil
+	}
+	closed := pageVerdict(fasthttp.StatusForbidden, "the route is outside of its access windows", "")
+	closed.key, closed.closed = "closed", c
+	return windowGate{closed}, nil
+}
+
+func (g windowGate) check(*visit) *verdict { return g.closed }
 
 // breakerGate refuses everyone while the circuit breaker of a route is open.
 type breakerGate struct{ open *verdict }

@@ -225,6 +225,12 @@ func TestGatesOfOpenUpgrades(t *testing.T) {
 	if _, err := fromTwo.ReadByte(); err == nil {
 		t.Error("who is on the black list is still connected")
 	}
+	r.commit(gated(addr, RouteOptions{}))
+	_, late := open(peerTwo)
+	r.commit(gated(addr, RouteOptions{Closed: &Closed{}}))
+	if _, err := late.ReadByte(); err == nil {
+		t.Error("who was there when the route closed is still connected")
+	}
 }
 
 // TestBadGateOptions: what cannot be evaluated is not served at all.

@@ -42,6 +42,7 @@ type notice struct {
 	fields string  // complete field lines beside the usual ones
 	route  *route  // nil where none is to blame
 	target *Target // the backend that failed; nil: none did
+	closed *Closed // why nobody is let in
 }
 
 // page answers with a small page of ours. r is the route that it is about; it is
@@ -57,7 +58,7 @@ func (s *Server) show(ctx *fasthttp.RequestCtx, n notice) string {
 	id := requestIDOf(ctx).String()
 	form, lang := negotiate(&ctx.Request.Header)
 	t := languages[lang]
-	title, text := s.explain(&n, t)
+	title, text := s.explain(&n, lang)
 	fields := ownFields + "Vary: Accept, Accept-Language\r\nContent-Language: " + lang + "\r\n" + n.fields
 	var body []byte
 	switch form {
@@ -77,7 +78,8 @@ func (s *Server) show(ctx *fasthttp.RequestCtx, n notice) string {
 
 // explain finds the texts of a notice, and completes it with what is known of the
 // peer behind.
-func (s *Server) explain(n *notice, t texts) (title, text string) {
+func (s *Server) explain(n *notice, lang string) (title, text string) {
+	t := languages[lang]
 	key := n.key
 	if key == "" {
 		key = keyOf(n.status)
@@ -108,7 +110,24 @@ func (s *Server) explain(n *notice, t texts) (title, text string) {
 		host = n.route.host
 	}
 	fill := strings.NewReplacer("{host}", host, "{peer}", peer, "{seen}", seen)
-	return fill.Replace(t[key].title), fill.Replace(t[key].text)
+	title, text = fill.Replace(t[key].title), fill.Replace(t[key].text)
+	if n.closed != nil {
+		text += n.closed.text(lang)
+	}
+	return title, text
+}
+
+// text goes on with what is known of the times.
+func (c *Closed) text(lang string) (text string) {
+	for _, part := range []struct {
+		key   string
+		times model.Schedule
+	}{{"closed_open", c.Open}, {"closed_shut", c.Shut}} {
+		if len(part.times) > 0 {
+			text += " " + strings.NewReplacer("{times}", part.times.Text(lang), "{zone}", c.Zone).Replace(languages[lang][part.key].text)
+		}
+	}
+	return text
 }
 
 // reply makes an answer of ours that of the context, whatever was there before.

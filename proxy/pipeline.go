@@ -29,6 +29,7 @@ var pipeline = []struct {
 	compile func(*draft) (gate, error) // nil: off
 }{
 	{"force_https", newHTTPSGate},
+	{"access_window", newWindowGate},
 	{"client_certificate", newCertificateGate},
 	{"external", newInsideGate},
 	{"peer_acl", newACLGate},

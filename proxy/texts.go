@@ -3,7 +3,8 @@ package proxy
 import "github.com/valyala/fasthttp"
 
 // texts are what pages say in one language. {host} is the published name, {peer}
-// the name of the peer behind it, {seen} when that was seen last.
+// the name of the peer behind it, {seen} when that was seen last; {times} are those
+// of access windows, in {zone}.
 type texts map[string]struct{ title, text string }
 
 // defaultLanguage is that of a client whose languages are not there.
@@ -19,6 +20,9 @@ var languages = map[string]texts{
 		"forbidden":   {"Access denied", "This service does not answer requests from your network address."},
 		"bot":         {"Access denied", "This service does not answer requests from your network."},
 		"throttled":   {"Too many attempts", "There were too many attempts from your network address. Try again in a while."},
+		"closed":      {"{host} is closed", "This service is not available at the moment."},
+		"closed_open": {"", "It is open at these times: {times} ({zone})."},
+		"closed_shut": {"", "It is closed at these times: {times} ({zone})."},
 		"breaker": {"{host} is out of order",
 			"The service behind it has failed several checks in a row, so it is left alone for a while. Try again later."},
 		"busy": {"Too busy", "There is too much to do at the moment. Try again in a while."},
@@ -51,6 +55,9 @@ var languages = map[string]texts{
 		"forbidden":   {"Zugriff verweigert", "Dieser Dienst beantwortet keine Anfragen von Ihrer Netzadresse."},
 		"bot":         {"Zugriff verweigert", "Dieser Dienst beantwortet keine Anfragen aus Ihrem Netz."},
 		"throttled":   {"Zu viele Versuche", "Von Ihrer Netzadresse kamen zu viele Versuche. Versuchen Sie es später noch einmal."},
+		"closed":      {"{host} ist geschlossen", "Dieser Dienst ist im Moment nicht verfügbar."},
+		"closed_open": {"", "Er ist zu diesen Zeiten offen: {times} ({zone})."},
+		"closed_shut": {"", "Er ist zu diesen Zeiten geschlossen: {times} ({zone})."},
 		"breaker": {"{host} ist außer Betrieb",
 			"Der Dienst dahinter hat mehrere Prüfungen nacheinander nicht bestanden und wird eine Weile in Ruhe gelassen. Versuchen Sie es später noch einmal."},
 		"busy": {"Überlastet", "Im Moment ist zu viel zu tun. Versuchen Sie es später noch einmal."},

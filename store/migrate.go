@@ -21,7 +21,7 @@ type step func(*bbolt.Tx) error
 
 // The schema of a file is the number of steps that it has been through.
 var (
-	intentSteps  = []step{createIntent, addGroups, addCertificates, addRouteCounters, addPictures, addRouteChecks}
+	intentSteps  = []step{createIntent, addGroups, addCertificates, addRouteCounters, addPictures, addRouteChecks, addWindows}
 	historySteps = []step{createHistory}
 )
 
@@ -84,6 +84,17 @@ func addRouteChecks(tx *bbolt.Tx) error {
 	}
 	for key, raw := range changed {
 		if err := routes.Put([]byte(key), raw); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addWindows makes room for the index of what has access windows. Nothing has any
+// yet; an older program would not see them, and let in whom they keep out.
+func addWindows(tx *bbolt.Tx) error {
+	for _, table := range []string{Peers.name, Routes.name} {
+		if _, err := tx.CreateBucketIfNotExists(indexBucket(table, "windows")); err != nil {
 			return err
 		}
 	}

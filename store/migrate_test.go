@@ -123,6 +123,19 @@ func everything(db *DB, schema int) error {
 				return err
 			}
 		}
+		if schema >= 7 {
+			windows := model.Windows{Last: 2, List: []model.Window{{
+				ID: 2, Mode: model.WindowBlock, Schedule: "Sa-So 00:00-24:00", From: "2026-01-01", Until: "2026-12-31", Label: "weekends",
+			}}}
+			closing := model.Route{
+				Type: model.RouteHTTP, Domain: "closing.example.com", Enabled: true, Target: model.Target{Addr: netip.MustParseAddr("127.0.0.1"), Port: 3},
+				Windows: windows, CreatedAt: at, UpdatedAt: at,
+			}
+			peer.Windows = windows
+			if err := errors.Join(Routes.Insert(tx, &closing), Peers.Put(tx, &peer)); err != nil {
+				return err
+			}
+		}
 		return errors.Join(
 			Sessions.Put(tx, &model.Session{ID: "ab", User: user.ID, CSRFToken: "cd", ExpiresAt: at, CreatedAt: at}),
 			Tokens.Insert(tx, &model.Token{Name: "script", Hash: "ef", Scopes: []model.Scope{model.ScopeFull}, User: user.ID, Peer: peer.ID, CreatedAt: at}),

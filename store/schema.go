@@ -23,6 +23,7 @@ import (
 //	user        those of one user
 //	group       members of one group
 //	expiry      enabled peers that expire, in the order of time (ExpiryKey)
+//	windows     enabled peers that have access windows, by their name
 var Peers = Table[model.PeerID, model.Peer]{
 	name: "peers", class: Intent,
 	key: func(p *model.Peer) *model.PeerID { return &p.ID },
@@ -38,6 +39,12 @@ var Peers = Table[model.PeerID, model.Peer]{
 				return nil
 			}
 			return []string{ExpiryKey(*p.ExpiresAt)}
+		}},
+		{Name: "windows", Keys: func(p *model.Peer) []string {
+			if !p.Enabled || len(p.Windows.List) == 0 {
+				return nil
+			}
+			return []string{p.Name}
 		}},
 	},
 }
@@ -69,6 +76,7 @@ var Groups = Table[model.GroupID, model.Group]{
 //	order      type/domain, the order in which they are listed
 //	listen     network/ports of enabled port routes, in the order of ports (ListenKey)
 //	monitored  enabled ones that are checked time and again, by model.Route.Label
+//	windows    enabled ones that have access windows, likewise
 var Routes = Table[model.RouteID, model.Route]{
 	name: "routes", class: Intent,
 	key: func(r *model.Route) *model.RouteID { return &r.ID },
@@ -94,6 +102,12 @@ var Routes = Table[model.RouteID, model.Route]{
 		}},
 		{Name: "monitored", Keys: func(r *model.Route) []string {
 			if !r.Enabled || !r.Monitored {
+				return nil
+			}
+			return []string{r.Label()}
+		}},
+		{Name: "windows", Keys: func(r *model.Route) []string {
+			if !r.Enabled || len(r.Windows.List) == 0 {
 				return nil
 			}
 			return []string{r.Label()}

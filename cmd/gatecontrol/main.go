@@ -9,6 +9,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"syscall"
+	_ "time/tzdata" // TZ says in what zone access windows are, also where the system has no such files
 
 	"github.com/alecthomas/kong"
 

@@ -117,7 +117,7 @@ func peer(p *model.Peer, c *model.PeerCounters, group, owner string) Peer {
 		PeerType:           p.Type, CreatedAt: datetime(p.CreatedAt), UpdatedAt: datetime(p.UpdatedAt),
 		GroupName: orNull(group), UserName: orNull(owner), RateLimitUp: p.RateLimitUp, RateLimitDown: p.RateLimitDown,
 		QuotaBytes: p.QuotaBytes, QuotaAction: cmp.Or(p.QuotaAction, model.QuotaBlock),
-		Isolated: bit(p.Isolated), NoExit: bit(p.NoExit), Trusted: bit(p.Trusted),
+		Isolated: bit(p.Isolated), NoExit: bit(p.NoExit), Trusted: bit(p.Trusted), AccessRules: model.ListText(p.Windows.List),
 	}
 	if c != nil {
 		out.TotalRx, out.TotalTx = c.TotalRx, c.TotalTx
@@ -146,6 +146,7 @@ func route(r *model.Route, n *names) Route {
 	}
 	out.HTTPSEnabled, out.BackendHTTPS = bit(r.ForceHTTPS), bit(r.BackendHTTPS)
 	out.Enabled, out.RouteType, out.MonitoringEnabled = bit(r.Enabled), r.Type, bit(r.Monitored)
+	out.AccessRules = model.ListText(r.Windows.List)
 	if r.L4 != nil {
 		ports := r.L4.Ports.String()
 		out.L4Protocol, out.L4ListenPort, out.L4TLSMode = &r.L4.Network, &ports, &r.L4.TLS

@@ -70,13 +70,16 @@ func fill(t testing.TB, db *store.DB) {
 				return err
 			}
 		}
+		windows := model.Windows{Last: 2, List: []model.Window{{
+			ID: 2, Mode: model.WindowAllow, Schedule: "Mo-Fr 09:00-17:00", From: "2026-01-01", Until: "2026-12-31", Label: "office",
+		}}}
 		nas := &model.Peer{
 			Name: "nas", Description: text("cellar"), Type: model.PeerRegular, Enabled: true, User: user.ID, Group: group.ID,
 			PublicKey: model.PublicKey{1}, PrivateKey: sealedPrivate, PresharedKey: sealedPreshared,
 			AllowedIPs: prefix("10.8.0.2/32"), DNS: []netip.Addr{ip("1.1.1.1"), ip("9.9.9.9")}, Keepalive: 25,
 			RateLimitUp: 1_000_000, RateLimitDown: 2_000_000, QuotaBytes: 5 << 30, QuotaAction: model.QuotaNotify, Isolated: true, NoExit: true, Trusted: true,
 			Tags: "home, NAS", ExpiresAt: at(24 * time.Hour), Hostname: "nas", HostnameSource: model.HostnameAdmin,
-			HostnameReportedAt: at(time.Minute), CreatedAt: noon, UpdatedAt: noon,
+			HostnameReportedAt: at(time.Minute), Windows: windows, CreatedAt: noon, UpdatedAt: noon,
 		}
 		home := &model.Peer{
 			Name: "home", Type: model.PeerGateway, PublicKey: model.PublicKey{2}, AllowedIPs: prefix("10.8.0.3/32"),
@@ -92,7 +95,7 @@ func fill(t testing.TB, db *store.DB) {
 			return err
 		}
 		for _, r := range []*model.Route{
-			{Type: model.RouteHTTP, Domain: "nas.example.com", Enabled: true, Target: model.Target{Peer: nas.ID, Addr: ip("10.8.0.2"), Port: 5000}, ForceHTTPS: true, CreatedAt: noon, UpdatedAt: noon},
+			{Type: model.RouteHTTP, Domain: "nas.example.com", Enabled: true, Target: model.Target{Peer: nas.ID, Addr: ip("10.8.0.2"), Port: 5000}, ForceHTTPS: true, Windows: windows, CreatedAt: noon, UpdatedAt: noon},
 			{Type: model.RouteL4, Target: model.Target{Addr: ip("127.0.0.1"), Port: 1}, Description: text("games"),
 				L4: &model.L4{Network: "udp", Ports: model.PortRange{First: 5000, Last: 5010}, TLS: model.TLSNone}, CreatedAt: noon, UpdatedAt: noon},
 			{Type: model.RouteHTTP, Domain: "all.example.com", Enabled: true, Target: model.Target{Peer: nas.ID, Addr: ip("10.8.0.2"), Port: 5000}, Monitored: true, CreatedAt: noon, UpdatedAt: noon,
@@ -214,9 +217,9 @@ var columns = map[string]string{
 // additions are columns of ours beside them.
 var additions = map[string]string{
 	"peer_groups": "isolated no_exit",
-	"peers":       "user_name rate_limit_up rate_limit_down quota_bytes quota_action isolated no_exit trusted",
+	"peers":       "user_name rate_limit_up rate_limit_down quota_bytes quota_action isolated no_exit trusted access_rules",
 	"routes": "user_names external_enabled external_block_action external_block_body external_block_redirect_url " +
-		"client_tls_enabled client_tls_ca paths",
+		"client_tls_enabled client_tls_ca paths access_rules",
 	"users": "must_change_password", "gateway_meta": "proxy_port",
 }
 

@@ -120,6 +120,7 @@ type Peer struct {
 	Isolated      bit               `json:"isolated"`
 	NoExit        bit               `json:"no_exit"`
 	Trusted       bit               `json:"trusted"`
+	AccessRules   *string           `json:"access_rules"`
 }
 
 // Gateway is one entry of gateway_meta. Times are epoch milliseconds.

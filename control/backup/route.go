@@ -92,6 +92,7 @@ type Route struct {
 	ClientTLSEnabled bit     `json:"client_tls_enabled"`
 	ClientTLSCA      *string `json:"client_tls_ca"`
 	Paths            *string `json:"paths"`
+	AccessRules      *string `json:"access_rules"`
 }
 
 // names are what records are called that others refer to.

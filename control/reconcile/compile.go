@@ -36,8 +36,8 @@ type Facts struct {
 // staticNames are the labels of the internal zone that mean this server.
 var staticNames = []string{"gateway", "server", "gc-server"}
 
-// compile makes the plan of a state, all of it. It is pure: the same state gives
-// an equal plan.
+// compile makes the plan of a state at the time now, all of it. It is pure: the same
+// state gives an equal plan. The location of now is that of access windows.
 func compile(s *state, f *Facts, skip map[model.RouteID]error, now time.Time) *Plan {
 	return recompile(new(Plan), everything, s, f, skip, now)
 }
@@ -58,10 +58,10 @@ func recompile(last *Plan, c scope, s *state, f *Facts, skip map[model.RouteID]e
 		plan.DNS = compileDNS(s, f, routes)
 	}
 	if c.l4 {
-		plan.L4 = compileL4(s, routes)
+		plan.L4 = compileL4(s, routes, now)
 	}
 	if c.proxy {
-		plan.Proxy = compileProxy(s, f, routes)
+		plan.Proxy = compileProxy(s, f, routes, now)
 	}
 	if c.monitor {
 		plan.Monitor = compileMonitor(s, routes)
@@ -151,10 +151,11 @@ func compileDNS(s *state, f *Facts, routes []*model.Route) *dns.Config {
 	return c
 }
 
-func compileL4(s *state, routes []*model.Route) *l4.Config {
+// compileL4 leaves out what is closed at the time now: nothing listens there then.
+func compileL4(s *state, routes []*model.Route, now time.Time) *l4.Config {
 	c := new(l4.Config)
 	for _, r := range routes {
-		if r.Type == model.RouteL4 && r.L4 != nil {
+		if r.Type == model.RouteL4 && r.L4 != nil && r.Windows.Open(now) {
 			addr, _ := s.target(r)
 			c.Routes = append(c.Routes, l4.Route{
 				ID: r.ID, Network: r.L4.Network, First: r.L4.Ports.First, Last: r.L4.Ports.Last, Target: addr,
@@ -164,7 +165,7 @@ func compileL4(s *state, routes []*model.Route) *l4.Config {
 	return c
 }
 
-func compileProxy(s *state, f *Facts, routes []*model.Route) *proxy.Config {
+func compileProxy(s *state, f *Facts, routes []*model.Route, now time.Time) *proxy.Config {
 	c := &proxy.Config{AdminHosts: f.AdminHosts, TrustedProxies: f.TrustedProxies, Tunnel: f.Subnets.Prefixes()}
 	c.Routes = make([]proxy.Route, 0, len(routes))
 	block := s.blockDefault()
@@ -172,7 +173,7 @@ func compileProxy(s *state, f *Facts, routes []*model.Route) *proxy.Config {
 		if r.Type != model.RouteHTTP {
 			continue
 		}
-		c.Routes = append(c.Routes, proxy.Route{ID: r.ID, Host: r.Domain, ForceHTTPS: r.ForceHTTPS, Target: s.webTarget(r), Options: s.options(r, f, block)})
+		c.Routes = append(c.Routes, proxy.Route{ID: r.ID, Host: r.Domain, ForceHTTPS: r.ForceHTTPS, Target: s.webTarget(r), Options: s.options(r, f, block, now)})
 	}
 	return c
 }

@@ -46,6 +46,13 @@ func testPeer(id model.PeerID, addr string, change ...func(*model.Peer)) *peer {
 
 func testState() *state {
 	past := testNow.Add(-time.Hour)
+	shut := func(modes ...string) model.Windows { // on a Sunday at noon, UTC
+		ws := model.Windows{Last: 1}
+		for _, mode := range modes {
+			ws.List = append(ws.List, model.Window{Mode: mode, Schedule: map[string]string{model.WindowAllow: "Mon-Fri 09:00-17:00", model.WindowBlock: "So 12:00-13:00"}[mode]})
+		}
+		return ws
+	}
 	s := &state{revision: 7, peers: []*peer{
 		testPeer(1, "10.8.0.2", func(p *model.Peer) { p.Enabled = false; p.Hostname = "off" }),
 		testPeer(2, "10.8.0.3", func(p *model.Peer) { p.ExpiresAt = &past }),
@@ -57,6 +64,7 @@ func testState() *state {
 		testPeer(4, "10.8.0.7", func(p *model.Peer) {
 			p.Type, p.Gateway = model.PeerGateway, &model.GatewayAccess{APIPort: 9876, ProxyPort: 18080}
 		}),
+		testPeer(5, "10.8.0.8", func(p *model.Peer) { p.Hostname, p.Windows = "asleep", shut(model.WindowAllow) }),
 	}}
 	for _, r := range []model.Route{
 		{ID: 1, Type: model.RouteHTTP, Enabled: true, Domain: "nas.example.com", ForceHTTPS: true,
@@ -92,6 +100,14 @@ func testState() *state {
 				External: true, Backends: []model.Backend{{Peer: 2, Port: 81, Weight: 3}}, // come after it
 				Paths: []model.Path{{Prefix: "/other", Peer: 2, Port: 85}},
 			}},
+		{ID: 9, Type: model.RouteHTTP, Enabled: true, Domain: "closed.example.com", Monitored: true,
+			Target: model.Target{Peer: 3, Port: 80}, Windows: shut(model.WindowAllow, model.WindowBlock)},
+		{ID: 10, Type: model.RouteHTTP, Enabled: true, Domain: "open.example.com", Target: model.Target{Peer: 3, Port: 80}, Windows: model.Windows{
+			Last: 1, List: []model.Window{{Mode: model.WindowBlock, Schedule: "So 11:00-12:00"}}}},
+		{ID: 11, Type: model.RouteHTTP, Enabled: true, Domain: "damaged.example.com", Target: model.Target{Peer: 3, Port: 80}, Windows: model.Windows{
+			Last: 1, List: []model.Window{{Mode: model.WindowAllow, Schedule: "always"}}}, Web: &model.Web{External: true, Trace: true}},
+		{ID: 12, Type: model.RouteL4, Enabled: true, L4: &model.L4{Network: "tcp", Ports: model.PortRange{First: 7000, Last: 7000}, TLS: model.TLSNone},
+			Target: model.Target{Peer: 3, Port: 22}, Windows: shut(model.WindowBlock)},
 		{ID: 6, Type: model.RouteHTTP, Enabled: true, Domain: "skipped.example.com", Monitored: true, Target: model.Target{Peer: 3, Port: 1}},
 	} {
 		s.routes = append(s.routes, &r)

@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"net/netip"
+	"time"
 
 	"gatecontrol/model"
 	"gatecontrol/proxy"
@@ -11,13 +12,18 @@ import (
 // its peers have today; nil if that is nothing. Peers that are disabled or not
 // there are left out: an ACL without them lets nobody in, and a route without
 // backends leads to its target.
-func (s *state) options(r *model.Route, f *Facts, block model.BlockReply) *proxy.RouteOptions {
+func (s *state) options(r *model.Route, f *Facts, block model.BlockReply, now time.Time) *proxy.RouteOptions {
+	shut := closed(&r.Windows, now)
 	w := r.Web
-	if w == nil {
+	switch {
+	case w != nil:
+	case shut != nil:
+		return &proxy.RouteOptions{Closed: shut}
+	default:
 		return nil
 	}
-	o := proxy.RouteOptions{Trace: w.Trace, Compress: w.Compress}
-	some := w.Trace || w.Compress
+	o := proxy.RouteOptions{Closed: shut, Trace: w.Trace, Compress: w.Compress}
+	some := shut != nil || w.Trace || w.Compress
 	if !w.External {
 		reply := w.Block.For(r.Domain, block)
 		o.Internal, some = &reply, true
@@ -73,6 +79,28 @@ func (s *state) options(r *model.Route, f *Facts, block model.BlockReply) *proxy
 		return nil
 	}
 	return &o
+}
+
+// closed is what visitors are told of a route that its windows close at the time now,
+// nil if they do not.
+func closed(ws *model.Windows, now time.Time) *proxy.Closed {
+	if ws.Open(now) {
+		return nil
+	}
+	c := new(proxy.Closed)
+	c.Zone, _ = now.Zone()
+	today := now.Format(time.DateOnly)
+	for _, w := range ws.List {
+		schedule, err := w.Read()
+		switch {
+		case err != nil, w.Until != "" && w.Until < today:
+		case w.Mode == model.WindowAllow:
+			c.Open = append(c.Open, schedule...)
+		default:
+			c.Shut = append(c.Shut, schedule...)
+		}
+	}
+	return c
 }
 
 // addresses are those that peers have in the tunnel, IPv4 and IPv6.
