@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -22,7 +23,7 @@ const (
 	maxChain           = 10
 	maxCertNames       = 100 // what public authorities allow
 	minRSABits         = 2048
-	maxRSABits         = 8192 // each handshake pays for it
+	maxRSABits         = 8192 // each handshake pays for it; crypto/tls takes no more either
 )
 
 // Certificate is one that an administrator brought. It is shown for every name
@@ -148,9 +149,9 @@ func parseChain(text string) (*tls.Certificate, error) {
 		if block.Type != "CERTIFICATE" {
 			return nil, Invalid("certificate", "must hold certificates alone; there is a %s in it", pemType(block.Type))
 		}
-		parsed, err := x509.ParseCertificate(block.Bytes)
+		parsed, err := ReadCertificate(block.Bytes)
 		if err != nil {
-			return nil, Invalid("certificate", "certificate %d of the chain cannot be read", len(cert.Certificate)+1)
+			return nil, Invalid("certificate", "certificate %d of the chain %s", len(cert.Certificate)+1, err)
 		}
 		if last == nil {
 			cert.Leaf = parsed
@@ -164,6 +165,20 @@ func parseChain(text string) (*tls.Certificate, error) {
 	}
 	if last == nil {
 		return nil, Invalid("certificate", "must be a certificate in PEM, followed by those that issued it")
+	}
+	return cert, nil
+}
+
+// ReadCertificate parses one certificate that somebody brought. What is wrong with it
+// goes behind "the certificate". To check a signature of an RSA key takes a time that
+// grows with the square of its length: minutes for one that fills a request.
+func ReadCertificate(der []byte) (*x509.Certificate, error) {
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, errors.New("cannot be read")
+	}
+	if k, ok := cert.PublicKey.(*rsa.PublicKey); ok && k.N.BitLen() > maxRSABits {
+		return nil, fmt.Errorf("has an RSA key of more than %d bits", maxRSABits)
 	}
 	return cert, nil
 }

@@ -36,6 +36,12 @@ func encode(t testing.TB, key crypto.Signer) string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 }
 
+// longRSA is a key that nobody has.
+func longRSA() *rsa.PublicKey {
+	n := new(big.Int).Lsh(big.NewInt(1), maxRSABits)
+	return &rsa.PublicKey{N: n.SetBit(n, 0, 1), E: 65537}
+}
+
 // issue makes a certificate, by itself if by is nil.
 func issue(t testing.TB, by *issued, key crypto.Signer, change func(*x509.Certificate)) *issued {
 	t.Helper()
@@ -98,6 +104,12 @@ func TestParseCertificate(t *testing.T) {
 	block, _ := pem.Decode([]byte(good.chain))
 	alone := string(pem.EncodeToMemory(block))
 
+	der, err := x509.CreateCertificate(rand.Reader, authority.cert, authority.cert, longRSA(), authority.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	long := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+
 	self := issue(t, nil, nil, func(c *x509.Certificate) {
 		c.IsCA, c.BasicConstraintsValid, c.KeyUsage, c.ExtKeyUsage = true, true, 0, nil
 	})
@@ -133,6 +145,7 @@ func TestParseCertificate(t *testing.T) {
 		{"too large", good.chain + strings.Repeat(" ", MaxCertificateSize), good.pem, "certificate", "65536", nil},
 		{"a key too large", good.chain, good.pem + strings.Repeat(" ", MaxCertificateSize), "private_key", "65536", nil},
 		{"a wrong chain", alone + other.chain, good.pem, "certificate", "did not issue", nil},
+		{"an issuer whose signatures take long to check", alone + long, good.pem, "certificate", "certificate 2 of the chain has an RSA key", nil},
 		{"a long chain", good.chain + strings.Repeat(authority.chain, maxChain), good.pem, "certificate", "at most", nil},
 		{"an authority", authority.chain, authority.pem, "certificate", "authority", nil},
 	} {

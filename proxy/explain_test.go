@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"context"
 	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
@@ -11,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/big"
 	"net"
 	"net/http"
 	"net/netip"
@@ -328,6 +331,12 @@ func TestExplainLockedOut(t *testing.T) {
 func TestExplainBadInput(t *testing.T) {
 	r := newRig(t, Config{})
 	good := model.ExplainRequest{URL: "http://a.test/", Address: netip.MustParseAddr("192.0.2.1")}
+	ca := newTestCA(t, "one")
+	slow := new(big.Int).SetBit(big.NewInt(1), 16384, 1)
+	long, err := x509.CreateCertificate(rand.Reader, ca.cert, ca.cert, &rsa.PublicKey{N: slow, E: 65537}, ca.key)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, tt := range []struct {
 		field  string
 		change func(*model.ExplainRequest)
@@ -346,7 +355,13 @@ func TestExplainBadInput(t *testing.T) {
 			q.ClientCertificate = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
 		}},
 		{"client_certificate", func(q *model.ExplainRequest) {
-			q.ClientCertificate = strings.Repeat(newTestCA(t, "one").pem, maxExplainedChain+1)
+			q.ClientCertificate = strings.Repeat(ca.pem, maxExplainedChain+1)
+		}},
+		{"client_certificate", func(q *model.ExplainRequest) {
+			q.ClientCertificate = ca.pem + strings.Repeat(" ", model.MaxCertificateSize)
+		}},
+		{"client_certificate", func(q *model.ExplainRequest) { // checking what it signed would take minutes if it were longer still
+			q.ClientCertificate = ca.pem + string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: long}))
 		}},
 		{"headers[0].name", func(q *model.ExplainRequest) { q.Headers = []model.HeaderField{{Name: "a b"}} }},
 		{"headers[1].value", func(q *model.ExplainRequest) {

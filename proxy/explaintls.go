@@ -54,6 +54,9 @@ func (s *Server) explainHandshake(c *imagined, chain []*x509.Certificate, has bo
 // readChain parses the certificates of a client, its own first.
 func readChain(text string) (chain []*x509.Certificate, err error) {
 	const field = "client_certificate"
+	if len(text) > model.MaxCertificateSize {
+		return nil, model.Invalid(field, "must be at most %d bytes", model.MaxCertificateSize)
+	}
 	for rest := []byte(strings.TrimSpace(text)); len(rest) > 0; rest = []byte(strings.TrimSpace(string(rest))) {
 		var block *pem.Block
 		switch block, rest = pem.Decode(rest); {
@@ -62,9 +65,9 @@ func readChain(text string) (chain []*x509.Certificate, err error) {
 		case len(chain) == maxExplainedChain:
 			return nil, model.Invalid(field, "at most %d certificates", maxExplainedChain)
 		}
-		cert, err := x509.ParseCertificate(block.Bytes)
+		cert, err := model.ReadCertificate(block.Bytes)
 		if err != nil {
-			return nil, model.Invalid(field, "a certificate cannot be read")
+			return nil, model.Invalid(field, "a certificate %s", err)
 		}
 		chain = append(chain, cert)
 	}

@@ -1,7 +1,6 @@
 package routes
 
 import (
-	"crypto/x509"
 	"encoding/pem"
 	"fmt"
 	"regexp"
@@ -211,9 +210,9 @@ func checkCA(text string) error {
 		case n == maxClientCAs:
 			return fmt.Errorf("must be at most %d certificates", maxClientCAs)
 		}
-		cert, err := x509.ParseCertificate(block.Bytes)
+		cert, err := model.ReadCertificate(block.Bytes)
 		if err != nil {
-			return fmt.Errorf("certificate %d cannot be read", n+1)
+			return fmt.Errorf("certificate %d %w", n+1, err)
 		}
 		if !cert.IsCA {
 			return fmt.Errorf("certificate %d is not that of an authority", n+1)

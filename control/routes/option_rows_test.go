@@ -1,7 +1,9 @@
 package routes
 
 import (
+	"crypto/rsa"
 	"fmt"
+	"math/big"
 	"strings"
 	"testing"
 	"time"
@@ -272,6 +274,7 @@ func optionRows(t testing.TB) []optionRow {
 			{`"client_tls_enabled":true`, "client_tls_ca"}, {`"client_tls_ca":"x"`, "client_tls_ca"}, {pemText(authority(t, false)), "client_tls_ca"},
 			{pemText(ca + "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"), "client_tls_ca"}, {pemText(strings.Repeat(ca, 17)), "client_tls_ca"},
 			{pemText("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"), "client_tls_ca"},
+			{pemText(authorityOf(t, true, &rsa.PublicKey{N: new(big.Int).SetBit(big.NewInt(1), 8192, 1), E: 65537})), "client_tls_ca"}, // each handshake would take long
 		}},
 	}
 	return rows

@@ -29,7 +29,10 @@ func asText(v string) string {
 }
 
 // authority is the certificate of one, as PEM, or that of a leaf.
-func authority(t testing.TB, isCA bool) string {
+func authority(t testing.TB, isCA bool) string { return authorityOf(t, isCA, nil) }
+
+// authorityOf has the given public key, or one of its own if that is nil.
+func authorityOf(t testing.TB, isCA bool, public any) string {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -39,7 +42,10 @@ func authority(t testing.TB, isCA bool) string {
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "x"}, NotAfter: noon.Add(time.Hour),
 		IsCA: isCA, BasicConstraintsValid: true,
 	}
-	der, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
+	if public == nil {
+		public = key.Public()
+	}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, public, key)
 	if err != nil {
 		t.Fatal(err)
 	}
