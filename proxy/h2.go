@@ -21,6 +21,7 @@ const (
 	h2MaxBlock      = 64 << 10  // a compressed field section, which mostly is smaller than the plain one
 	h2MaxPieces     = 16        // CONTINUATION frames of a section: four full ones hold h2MaxBlock
 	h2MaxQueue      = 47 << 10  // bytes that wait to be written; beyond it, answers wait: one frame more fits a h2queue
+	h2MaxSettings   = 64        // in a frame: each can change the window of every stream
 	h2EndsKept      = 64        // last streams that ended, of which frames may still be on their way
 	h2DefaultWindow = 65535
 )

@@ -32,6 +32,13 @@ func TestH2Attacks(t *testing.T) {
 		{name: "a good request", send: func(c *h2raw) { c.request(1, plainGET, true) }, want: "200", seen: 1, serves: true},
 
 		{name: "flood of SETTINGS", send: func(c *h2raw) { repeat(5000, func() error { return c.WriteSettings() }) }, want: "goaway ENHANCE_YOUR_CALM"},
+		{name: "flood of SETTINGS in one frame", send: func(c *h2raw) {
+			all := make([]http2.Setting, h2MaxFrame/6)
+			for i := range all {
+				all[i] = http2.Setting{ID: http2.SettingInitialWindowSize, Val: uint32(i)}
+			}
+			c.try(c.WriteSettings(all...))
+		}, want: "goaway ENHANCE_YOUR_CALM"},
 		{name: "flood of PING", send: func(c *h2raw) { repeat(5000, func() error { return c.WritePing(false, [8]byte{}) }) }, want: "goaway ENHANCE_YOUR_CALM"},
 		{name: "flood of PRIORITY", send: func(c *h2raw) {
 			repeat(5000, func() error { return c.WritePriority(7, http2.PriorityParam{StreamDep: 3}) })

@@ -73,6 +73,9 @@ func (h *h2conn) settingsLocked(f *http2.SettingsFrame) error {
 	if f.IsAck() {
 		return nil
 	}
+	if f.NumSettings() > h2MaxSettings {
+		return http2.ConnectionError(http2.ErrCodeEnhanceYourCalm)
+	}
 	err := f.ForeachSetting(func(s http2.Setting) error {
 		if err := s.Valid(); err != nil {
 			return err
