@@ -58,7 +58,7 @@ func (s *Server) balance(snap, prev *snapshot, r *route) (*balance, error) {
 	}
 	if prev != nil {
 		if was := prev.routes[r.id]; was != nil && was.balance != nil && slices.Equal(was.balance.backends, backends) &&
-			was.balance.members[0].pool == b.members[0].pool {
+			slices.EqualFunc(was.balance.members, b.members, func(x, y upstream) bool { return x.pool == y.pool }) {
 			return was.balance, nil
 		}
 	}

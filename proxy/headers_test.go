@@ -128,6 +128,31 @@ func TestHostToTLSBackend(t *testing.T) {
 	}
 }
 
+// TestHostToTLSBackends: a change of the Host is one of the name in the handshake, also
+// where a backend without TLS comes first.
+func TestHostToTLSBackends(t *testing.T) {
+	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.TLS.ServerName, " ") }))
+	defer s.Close()
+	secure := netip.MustParseAddrPort(s.Listener.Addr().String())
+	of := func(host string) Config {
+		cfg := withHeaders(several([]int{1, 1}, named(t, "plain "), secure), []model.HeaderField{{Name: "Host", Value: host}}, nil)
+		cfg.Routes[0].Options.Backends[1].TLS = true
+		return cfg
+	}
+	cfg := of("one.test")
+	r := newRig(t, cfg)
+	got := turns(t, r.client(), 2)
+	changed := *cfg.Routes[0].Options
+	changed.Headers = of("two.test").Routes[0].Options.Headers
+	cfg.Routes = []Route{cfg.Routes[0]}
+	cfg.Routes[0].Options = &changed
+	r.commit(cfg)
+	got += turns(t, r.client(), 2)
+	if got != "plain one.test plain two.test " {
+		t.Error(got)
+	}
+}
+
 func TestHeadersRefused(t *testing.T) {
 	for _, tt := range []struct {
 		name, value string
