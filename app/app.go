@@ -50,6 +50,7 @@ type App struct {
 	now     func() time.Time
 	ready   chan struct{}
 	started time.Time
+	room    *model.Room // for sockets of strangers and peers
 
 	db         *store.DB
 	subnets    model.Subnets
@@ -112,7 +113,7 @@ func New(o Options, log *slog.Logger, version string) (*App, error) {
 	}
 	return &App{
 		options: s, log: log, version: version, now: time.Now,
-		ready: make(chan struct{}), failed: make(chan error, 16),
+		ready: make(chan struct{}), failed: make(chan error, 16), room: newRoom(),
 	}, nil
 }
 
@@ -205,7 +206,7 @@ func (a *App) startTunnel(ctx context.Context) error {
 	a.tunnel, err = netstack.New(netstack.Options{
 		Log: a.log.With("part", "netstack"), PrivateKey: key, ListenPort: s.WGPort,
 		Addr: s.WGGateway, Subnet: a.subnets.V4, Addr6: a.subnets.Pair(s.WGGateway), Subnet6: a.subnets.V6, MTU: s.WGMTU, PublicAddrs: s.publicAddrs(),
-		OnCut: func(lost func(netip.Addr) bool) { a.forwarder.Forget(lost) },
+		Room: a.room, OnCut: func(lost func(netip.Addr) bool) { a.forwarder.Forget(lost) },
 	})
 	if err != nil {
 		return err
@@ -267,13 +268,13 @@ func (a *App) buildPlanes(context.Context) (err error) {
 		Log: a.log.With("part", "proxy"), Dial: dial, DialAdmin: a.web.pipe.dial,
 		Certificate: a.issuance.Certificate, Challenge: a.issuance.Challenge, ChallengeCertificate: a.issuance.ChallengeCertificate,
 		Serving: a.issuance.Serve, HTTPSPort: portOf(a.web.https), Clients: a.clients(), Observe: observe, Country: a.openCountries(), Bots: a.bots,
-		LastSeen: a.newSightings().lastSeen,
+		LastSeen: a.newSightings().lastSeen, Room: a.room,
 	}); err != nil {
 		return err
 	}
 	a.onStop("proxy", a.proxy.Close)
 	if a.forwarder, err = l4.New(l4.Options{
-		Log: a.log.With("part", "l4"), Dial: dial, Clients: a.clients(), Binds: []l4.Bind{
+		Log: a.log.With("part", "l4"), Dial: dial, Clients: a.clients(), Room: a.room, Binds: []l4.Bind{
 			l4.HostBind(""),
 			{Name: "tunnel", Listen: a.tunnel.Listen, ListenPacket: a.tunnel.ListenPacket},
 		},

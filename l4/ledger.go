@@ -43,6 +43,8 @@ func (l Limits) orDefault(d Limits) Limits {
 // ledger counts the flows of one protocol.
 type ledger struct {
 	limits Limits
+	room   *model.Room
+	size   int // sockets of a flow
 
 	mu      sync.Mutex
 	all     int
@@ -50,9 +52,11 @@ type ledger struct {
 	clients map[netip.Addr]int    // no zero values
 }
 
-func newLedger(l Limits) *ledger {
+func newLedger(l Limits, room *model.Room, size int) *ledger {
 	return &ledger{
 		limits:  l,
+		room:    room,
+		size:    size,
 		routes:  make(map[model.RouteID]int),
 		clients: make(map[netip.Addr]int),
 	}
@@ -62,7 +66,7 @@ func newLedger(l Limits) *ledger {
 func (l *ledger) admit(route model.RouteID, client netip.Addr) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.all >= l.limits.All || l.routes[route] >= l.limits.PerRoute || l.clients[client] >= l.limits.PerClient {
+	if l.all >= l.limits.All || l.routes[route] >= l.limits.PerRoute || l.clients[client] >= l.limits.PerClient || !l.room.Take(l.size) {
 		return false
 	}
 	l.all++
@@ -75,6 +79,7 @@ func (l *ledger) admit(route model.RouteID, client netip.Addr) bool {
 func (l *ledger) release(route model.RouteID, client netip.Addr) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.room.Give(l.size)
 	l.all--
 	if l.routes[route]--; l.routes[route] == 0 {
 		delete(l.routes, route)

@@ -37,12 +37,16 @@ type Options struct {
 
 	// Clients tells whom flows are counted against.
 	Clients model.Clients
+
+	// Room bounds the sockets of flows together with those of others; nil does not.
+	Room *model.Room
 }
 
 // Server forwards ports. Its methods may be called at the same time.
 type Server struct {
 	log     *slog.Logger
 	clients model.Clients
+	room    *model.Room
 	dial    func(ctx context.Context, network string, addr netip.AddrPort) (net.Conn, error)
 	binds   []Bind
 	start   time.Time     // what times of associations count from
@@ -97,12 +101,13 @@ func New(o Options) (*Server, error) {
 	return &Server{
 		log:     o.Log.With("part", "l4"),
 		clients: o.Clients,
+		room:    o.Room,
 		dial:    o.Dial,
 		binds:   slices.Clone(o.Binds),
 		start:   time.Now(),
 		udpIdle: udpIdle,
-		tcp:     newLedger(o.TCP.orDefault(Limits{maxTCPAll, maxTCPPerRoute, maxTCPPerClient})),
-		udp:     newLedger(o.UDP.orDefault(Limits{maxUDPAll, maxUDPPerRoute, maxUDPPerClient})),
+		tcp:     newLedger(o.TCP.orDefault(Limits{maxTCPAll, maxTCPPerRoute, maxTCPPerClient}), o.Room, 2),
+		udp:     newLedger(o.UDP.orDefault(Limits{maxUDPAll, maxUDPPerRoute, maxUDPPerClient}), o.Room, 1),
 		ports:   make(map[portKey]*port),
 	}, nil
 }

@@ -6,6 +6,8 @@ import (
 	"net"
 	"sync/atomic"
 	"time"
+
+	"gatecontrol/model"
 )
 
 const (
@@ -28,6 +30,7 @@ const (
 type stream struct {
 	dst, src net.Conn
 	opposite *stream
+	room     *model.Room
 	idle     atomic.Int64 // time.Duration after which silence ends it; 0 is never
 	finished atomic.Bool  // src ended
 }
@@ -85,7 +88,8 @@ func (s *stream) copy() (n int64, err error) {
 		return copyAdaptive(writerTo(s.dst), s.src)
 	}
 	dst, splices := s.dst.(*net.TCPConn)
-	limit := int64(1<<63 - 1)
+	const endless = 1<<63 - 1
+	limit := int64(endless)
 	if splices {
 		limit = spliceAfter
 	}
@@ -93,6 +97,12 @@ func (s *stream) copy() (n int64, err error) {
 	if err != nil || n < limit {
 		return n, err
 	}
+	const pipe = 2 // descriptors
+	if !s.room.Take(pipe) {
+		m, err := copyLazy(s.dst, src, endless)
+		return n + m, err
+	}
+	defer s.room.Give(pipe)
 	m, err := dst.ReadFrom(src)
 	if err != nil && !isTimeout(err) && !wasReset(src) {
 		err = &writeError{err} // splice does not say which end failed

@@ -113,8 +113,8 @@ func (f *tcpFlow) run(ctx context.Context) {
 		return
 	}
 	var up, down stream
-	up = stream{dst: upstream, src: f.client, opposite: &down}
-	down = stream{dst: f.client, src: upstream, opposite: &up}
+	up = stream{dst: upstream, src: f.client, opposite: &down, room: f.port.server.room}
+	down = stream{dst: f.client, src: upstream, opposite: &up, room: f.port.server.room}
 
 	var wg sync.WaitGroup
 	wg.Go(func() {

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"gatecontrol/model"
 )
 
 // roundTrip sends total bytes, half-closes, and returns the hashes of what was
@@ -227,11 +229,14 @@ func TestPanicEndsOneFlow(t *testing.T) {
 }
 
 func TestTCPLimits(t *testing.T) {
-	for name, l := range map[string]Limits{
-		"all": {All: 3}, "per route": {PerRoute: 3}, "per client": {PerClient: 3},
+	for name, limit := range map[string]func(*Options){
+		"all":        func(o *Options) { o.TCP.All = 3 },
+		"per route":  func(o *Options) { o.TCP.PerRoute = 3 },
+		"per client": func(o *Options) { o.TCP.PerClient = 3 },
+		"room":       func(o *Options) { o.Room = model.NewRoom(3 * 2) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			s, port := newServer(t, func(o *Options) { o.TCP = l }), freePort(t)
+			s, port := newServer(t, limit), freePort(t)
 			apply(t, s, route(1, "tcp", port, echoTarget(t)))
 			var open []*net.TCPConn
 			for range 3 {

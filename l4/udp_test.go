@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	"gatecontrol/model"
 )
 
 // udpEcho sends every datagram back.
@@ -157,11 +159,14 @@ func TestUDPAssociationExpires(t *testing.T) {
 }
 
 func TestUDPLimits(t *testing.T) {
-	for name, l := range map[string]Limits{
-		"all": {All: 2}, "per route": {PerRoute: 2}, "per client": {PerClient: 2},
+	for name, limit := range map[string]func(*Options){
+		"all":        func(o *Options) { o.UDP.All = 2 },
+		"per route":  func(o *Options) { o.UDP.PerRoute = 2 },
+		"per client": func(o *Options) { o.UDP.PerClient = 2 },
+		"room":       func(o *Options) { o.Room = model.NewRoom(2) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			s, port := newServer(t, func(o *Options) { o.UDP = l }), freePort(t)
+			s, port := newServer(t, limit), freePort(t)
 			apply(t, s, route(1, "udp", port, udpEcho(t)))
 			a, b, c := dialUDP(t, port), dialUDP(t, port), dialUDP(t, port)
 			udpPing(t, a, []byte("a"))

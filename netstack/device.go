@@ -65,6 +65,9 @@ type Options struct {
 	// ICMP echo messages in datagrams, whose identifier is its local port.
 	DialExit func(ctx context.Context, network string, addr netip.AddrPort) (net.Conn, error)
 
+	// Room bounds the sockets of the exit together with those of others; nil does not.
+	Room *model.Room
+
 	// OnCut, if set, is told by Commit of addresses that their peer has lost, for
 	// what users of ListenPacket keep about its sender: a socket that is not
 	// connected cannot be cut. It must not call the Device.
@@ -144,6 +147,7 @@ func New(o Options) (*Device, error) {
 	}
 	d.flights.writeSize = superPayload(o.MTU)
 	d.exit = newExit(d, o.PublicAddrs, o.DialExit)
+	d.exit.room = o.Room
 	d.hub.echo6, d.hub.datagram = d.exit.handleEcho6, d.exit.takeDatagram
 	d.wg, err = wireguard.New(wireguard.Options{Log: log, PrivateKey: o.PrivateKey, MTU: o.MTU, Receive: d.hub.receive})
 	if err != nil {

@@ -16,6 +16,8 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
+
+	"gatecontrol/model"
 )
 
 // Bounds of the exit, for all peers together and for one.
@@ -49,6 +51,7 @@ type exit struct {
 	d       *Device
 	dial    func(ctx context.Context, network string, addr netip.AddrPort) (net.Conn, error)
 	hosts   *hostAddrs
+	room    *model.Room
 	forward *tcp.Forwarder
 
 	ctx    context.Context // ends dials on close
@@ -339,6 +342,23 @@ func acquire(all, own *atomic.Int32, maxAll, maxOwn int32) bool {
 		return false
 	}
 	return true
+}
+
+// acquireSocket is acquire for what holds a socket of this host.
+func (e *exit) acquireSocket(all, own *atomic.Int32, maxAll, maxOwn int32) bool {
+	if !acquire(all, own, maxAll, maxOwn) {
+		return false
+	}
+	if !e.room.Take(1) {
+		release(all, own)
+		return false
+	}
+	return true
+}
+
+func (e *exit) releaseSocket(all, own *atomic.Int32) {
+	e.room.Give(1)
+	release(all, own)
 }
 
 func release(all, own *atomic.Int32) {

@@ -145,17 +145,17 @@ func (e *exit) echo(p *peer, src netip.AddrPort, dst netip.Addr) (*echoFlow, err
 	if f != nil && f.from == p.identity {
 		return f, nil
 	}
-	if !acquire(&e.echoFlows, &p.echoFlows, maxEchoFlows, maxEchoFlowsPeer) {
+	if !e.acquireSocket(&e.echoFlows, &p.echoFlows, maxEchoFlows, maxEchoFlowsPeer) {
 		return nil, nil // the peer may try again
 	}
 	ctx, base := e.open(p.identity, src, netip.AddrPortFrom(dst, 0), allowed)
 	if base == nil {
-		release(&e.echoFlows, &p.echoFlows)
+		e.releaseSocket(&e.echoFlows, &p.echoFlows)
 		return nil, nil
 	}
 	f, err := e.connectEcho(ctx, base)
 	if err != nil {
-		release(&e.echoFlows, &p.echoFlows)
+		e.releaseSocket(&e.echoFlows, &p.echoFlows)
 		e.end(base)
 		return nil, err
 	}
@@ -248,7 +248,7 @@ func (f *echoFlow) send(message []byte, ttl uint8) error {
 func (f *echoFlow) run() {
 	e := f.exit
 	defer e.end(f.flow)
-	defer release(&e.echoFlows, &f.from.echoFlows)
+	defer e.releaseSocket(&e.echoFlows, &f.from.echoFlows)
 	defer e.forget(f)
 	for {
 		left := f.idle - (time.Since(e.since) - time.Duration(f.last.Load()))

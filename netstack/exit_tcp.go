@@ -49,11 +49,11 @@ func (e *exit) serveTCP(r *tcp.ForwarderRequest) {
 		return
 	}
 	defer e.end(f)
-	if !acquire(&e.tcpFlows, &f.from.tcpFlows, maxTCPFlows, maxTCPFlowsPeer) {
+	if !e.acquireSocket(&e.tcpFlows, &f.from.tcpFlows, maxTCPFlows, maxTCPFlowsPeer) {
 		r.Complete(true)
 		return
 	}
-	defer release(&e.tcpFlows, &f.from.tcpFlows)
+	defer e.releaseSocket(&e.tcpFlows, &f.from.tcpFlows)
 	if v == ourselves {
 		e.handOver(r, f)
 		return

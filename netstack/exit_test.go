@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"gatecontrol/model"
 )
 
 // internet stands for the world behind the exit: every address is answered by
@@ -364,6 +366,32 @@ func TestHalfOpenLimit(t *testing.T) {
 	cancel()
 	apply(t, d, Config{})
 	eventually(t, "end of all flows", func() bool { return d.Status().Exit == ExitStatus{} })
+}
+
+// Flows take of the room that all sockets of this host share, and give it back; what
+// finds none is refused.
+func TestExitRoom(t *testing.T) {
+	w := newInternet(t)
+	serve(t, w.tcp, echo)
+	a := newForeign(t, 2)
+	config := peers(a)
+	config.Exit.Enabled = true
+	room := model.NewRoom(3)
+	d := started(t, func(o *Options) { w.options(o); o.Room = room }, config)
+	a.join(d)
+	open := a.mustDial("tcp", "1.1.1.1:80")
+	exchange(t, open, []byte("one"))
+	exchangeDatagram(t, a.mustDial("udp", "8.8.8.8:443"), []byte("two"))
+	room.Add(1) // somebody else
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if _, err := a.net.DialContextTCPAddrPort(ctx, netip.MustParseAddrPort("1.1.1.1:80")); err == nil || !strings.Contains(err.Error(), "refused") {
+		t.Errorf("without room: %v", err)
+	}
+	room.Give(1)
+	exchange(t, a.mustDial("tcp", "1.1.1.1:80"), []byte("three"))
+	apply(t, d, Config{})
+	eventually(t, "all is given back", func() bool { return room.Taken() == 0 })
 }
 
 func TestAcquire(t *testing.T) {

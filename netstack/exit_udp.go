@@ -184,17 +184,17 @@ func (e *exit) associate(p *peer, key flowKey, src, dst netip.AddrPort, hops uin
 		e.refuse(errorHops, quote)
 		return nil
 	}
-	if !acquire(&e.udpFlows, &p.udpFlows, maxUDPFlows, maxUDPFlowsPeer) {
+	if !e.acquireSocket(&e.udpFlows, &p.udpFlows, maxUDPFlows, maxUDPFlowsPeer) {
 		return nil // dropped: the peer may try again
 	}
 	ctx, f := e.open(p.identity, src, dst, allowed)
 	if f == nil {
-		release(&e.udpFlows, &p.udpFlows)
+		e.releaseSocket(&e.udpFlows, &p.udpFlows)
 		return nil
 	}
 	host, err := e.dial(ctx, "udp", dst)
 	if err != nil || !f.setHost(host) {
-		release(&e.udpFlows, &p.udpFlows)
+		e.releaseSocket(&e.udpFlows, &p.udpFlows)
 		e.end(f)
 		if errno, ok := errors.AsType[syscall.Errno](err); ok {
 			if what, ok := localError(errno); ok {
@@ -224,7 +224,7 @@ func (e *exit) associate(p *peer, key flowKey, src, dst netip.AddrPort, hops uin
 func (a *association) run(host net.Conn) {
 	e := a.exit
 	defer e.end(a.flow)
-	defer release(&e.udpFlows, &a.flow.from.udpFlows)
+	defer e.releaseSocket(&e.udpFlows, &a.flow.from.udpFlows)
 	defer e.associations.forget(a)
 	from := e.newDatagramReader(host)
 	for {

@@ -4,7 +4,6 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"gatecontrol/model"
@@ -53,7 +52,6 @@ type limits struct {
 	quicIdle    time.Duration // a QUIC connection from which nothing comes, not even a ping
 	goodbye     time.Duration // an HTTP/3 connection that drains, after its last request
 	perAddress  int           // connections per client address (IPv6: per /64), and requests in their streams
-	total       int           // connections in all, those to backends included
 }
 
 func defaultLimits() limits {
@@ -75,19 +73,7 @@ func defaultLimits() limits {
 		quicIdle:    time.Minute,
 		goodbye:     time.Second,
 		perAddress:  4096,
-		total:       connectionCap(),
 	}
-}
-
-// connectionCap is 80 % of the file limit: the rest is left to the store, to
-// listeners and to the admin API, so that a flood never locks the operator out.
-func connectionCap() int {
-	const fallback, most = 8192, 1 << 20
-	var r syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &r); err != nil || r.Cur == 0 {
-		return fallback
-	}
-	return int(min(r.Cur/5*4, most))
 }
 
 // census counts open connections: per client address, and in all. Connections
@@ -95,6 +81,7 @@ func connectionCap() int {
 // house sheds the newest client rather than the requests of those inside.
 type census struct {
 	addresses model.Clients
+	room      *model.Room
 
 	mu      sync.Mutex
 	total   int
@@ -118,7 +105,7 @@ func (c *census) enter(addr netip.Addr, l *limits) *tally {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	t := c.clients[key]
-	if c.total >= l.total || t != nil && t.conns >= l.perAddress {
+	if t != nil && t.conns >= l.perAddress || !c.room.Take(1) {
 		return nil
 	}
 	if t == nil {
@@ -151,6 +138,7 @@ func (c *census) leave(addr netip.Addr) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.total--
+	c.room.Give(1)
 	t := c.clients[key]
 	t.conns--
 	c.forgetLocked(t)
@@ -172,6 +160,7 @@ func (c *census) forgetLocked(t *tally) {
 
 // backend adds n connections to backends, or removes them if n is negative.
 func (c *census) backend(n int) {
+	c.room.Add(n)
 	c.mu.Lock()
 	c.total += n
 	c.mu.Unlock()

@@ -77,6 +77,9 @@ type Options struct {
 	HTTPSPort uint16
 	// Clients tells whom connections are counted against.
 	Clients model.Clients
+	// Room bounds connections, those to backends included, together with the sockets of
+	// others; nil does not.
+	Room *model.Room
 	// StickyKey signs the cookies that keep a client at one backend. With the same
 	// key they stay good over a restart; without one they do not.
 	StickyKey []byte
@@ -152,7 +155,7 @@ func New(opts Options) (*Server, error) {
 		stickyKey: bytes.Clone(opts.StickyKey),
 		began:     time.Now(),
 		limits:    defaultLimits(),
-		census:    census{addresses: opts.Clients},
+		census:    census{addresses: opts.Clients, room: opts.Room},
 		listeners: make(map[net.Listener]struct{}),
 		conns:     make(map[*conn]struct{}),
 		doors:     make(map[*quicDoor]struct{}),

@@ -16,6 +16,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"gatecontrol/model"
 )
 
 func TestShutdownDrains(t *testing.T) {
@@ -99,7 +101,7 @@ func TestConnectionLimits(t *testing.T) {
 		tune func(*Options, *limits)
 	}{
 		{"per address", func(_ *Options, l *limits) { l.perAddress = 3 }},
-		{"in all", func(_ *Options, l *limits) { l.total = 3 }},
+		{"in all", func(o *Options, _ *limits) { o.Room = model.NewRoom(3) }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := newRig(t, Config{}, tt.tune)
