@@ -271,6 +271,22 @@ func TestPreflight(t *testing.T) {
 			}
 		})
 	}
+	// Nobody is asked at an address that only this server may be able to reach.
+	for _, text := range []string{
+		"127.0.0.1", "10.0.0.1", "169.254.169.254", "100.100.100.200", "168.63.129.16", "0.1.2.3", "255.255.255.255", "192.0.0.192",
+		"::1", "::ffff:100.64.0.1", "::127.0.0.1", "64:ff9b::a9fe:a9fe", "64:ff9b:1::7f00:1", "2002:7f00:1::1", "2001::8000:0:80ff:fffe",
+		"fd00:ec2::254", "fe80::1", "fec0::1", "ff02::1", "::ffff:0:10.0.0.1",
+	} {
+		look := good
+		addrs(own, netip.MustParseAddr(text))(&look)
+		look.Reach = func(context.Context, string, netip.Addr, bool) error {
+			t.Errorf("asked, though the name leads to %s", text)
+			return nil
+		}
+		if _, err := newService(t, look).Preflight(context.Background(), "app.example.com"); err != nil {
+			t.Error(err)
+		}
+	}
 	if _, err := newService(t, good).Preflight(context.Background(), "a b"); !isKind(err, model.KindInvalid, "domain") {
 		t.Errorf("%v", err)
 	}

@@ -184,12 +184,30 @@ func (s *Service) checkBudget(b Budget) Check {
 		b.SameName, weeklyPerName, b.SameDomain, weeklyPerDomain, b.Domain), "")
 }
 
-// isPrivate reports whether no authority can reach a.
+// isPrivate reports whether no authority can reach a, or whether it stands for one
+// that none can reach: whoever has a name in the DNS says where it leads, and must not
+// have this server ask around where only it can.
 func isPrivate(a netip.Addr) bool {
-	return a.IsPrivate() || a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsUnspecified() || a.IsMulticast() || shared.Contains(a)
+	a = a.Unmap()
+	return a.IsPrivate() || a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsUnspecified() || a.IsMulticast() ||
+		a.Is6() && !global6.Contains(a) || slices.ContainsFunc(special, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
-var shared = netip.MustParsePrefix("100.64.0.0/10") // RFC 6598
+var (
+	// global6 are the IPv6 addresses that are given out (RFC 4291, section 2.4). Those
+	// that translators make of IPv4 are outside.
+	global6 = netip.MustParsePrefix("2000::/3")
+	special = []netip.Prefix{
+		netip.MustParsePrefix("0.0.0.0/8"),        // this network, RFC 791
+		netip.MustParsePrefix("100.64.0.0/10"),    // of providers, RFC 6598
+		netip.MustParsePrefix("168.63.129.16/32"), // Azure's host agent
+		netip.MustParsePrefix("192.0.0.0/24"),     // protocols, with the metadata of Oracle Cloud
+		netip.MustParsePrefix("198.18.0.0/15"),    // benchmarks, RFC 2544
+		netip.MustParsePrefix("240.0.0.0/4"),      // reserved, broadcast
+		netip.MustParsePrefix("2001::/32"),        // Teredo, RFC 4380
+		netip.MustParsePrefix("2002::/16"),        // 6to4, RFC 3056
+	}
+)
 
 func join(addrs []netip.Addr) string {
 	texts := make([]string, len(addrs))
