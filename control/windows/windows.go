@@ -32,7 +32,9 @@ type Service struct {
 	o    Options
 	wake chan struct{} // tells Run that there are other windows
 
-	closed map[Target]bool // at the last look, nil before the first; of the goroutine of Run
+	// Of the goroutine of Run, at the last look.
+	closed   map[Target]bool // nil before the first one
+	revision model.Revision
 }
 
 // New returns a service.
@@ -214,8 +216,8 @@ func (s *Service) change(ctx context.Context, t Target, f func(*model.Windows) e
 const retry = 5 * time.Second
 
 // Run has the planes follow the clock until ctx ends. Schedules have whole minutes,
-// so it looks once a minute, and sees then what a clock that was set, another zone or
-// a restore has changed.
+// so it looks once a minute, and sees then what a clock that was set or a restore has
+// changed.
 func (s *Service) Run(ctx context.Context) error {
 	for {
 		wait := retry
@@ -237,27 +239,39 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 }
 
-// Look has the planes do what the clock says if that is something else than at the
-// last look, and notes in the activity log who has opened and who has closed. The
-// first look has nothing to compare with: the planes have just started. It is for
-// one goroutine, which is that of Run.
+// Look has the planes do what the clock says if that may be something else than what
+// they do, and notes in the activity log who has opened and who has closed since the
+// last look. The first look has nothing to compare with. It is for one goroutine,
+// which is that of Run.
 func (s *Service) Look(ctx context.Context) error {
 	now := s.o.Now()
-	closed, err := s.closedAt(now)
+	seen, err := s.see(now)
 	if err != nil {
 		return err
 	}
-	if turned := differing(s.closed, closed); s.closed != nil && len(turned) > 0 {
+	turned := differing(s.closed, seen.closed)
+	// A plan of since then was made by a clock that may have been another one.
+	replanned := seen.any && (s.closed == nil || seen.revision != s.revision)
+	if len(turned) > 0 || replanned {
 		s.o.Count()
 		if err := s.o.DB.Apply(ctx); err != nil { // before it is told: that may fail
 			return err
 		}
-		if err := s.tell(ctx, now, turned, closed); err != nil {
+	}
+	if s.closed != nil && len(turned) > 0 {
+		if err := s.tell(ctx, now, turned, seen.closed); err != nil {
 			return err
 		}
 	}
-	s.closed = closed
+	s.closed, s.revision = seen.closed, seen.revision
 	return nil
+}
+
+// sight is what a look sees.
+type sight struct {
+	closed   map[Target]bool // nobody may use them
+	any      bool            // something has windows
+	revision model.Revision
 }
 
 // differing returns what is in one of two sets, routes first.
@@ -275,14 +289,16 @@ func differing(a, b map[Target]bool) (list []Target) {
 	return list
 }
 
-// closedAt returns the targets that nobody may use at the time now. One that cannot
-// be read is left out, as it is by the planes.
-func (s *Service) closedAt(now time.Time) (map[Target]bool, error) {
-	closed := make(map[Target]bool)
-	return closed, s.o.DB.View(func(tx *store.Tx) error {
+// see looks at everything that has windows. What cannot be read is left out, as it is
+// by the planes.
+func (s *Service) see(now time.Time) (seen sight, err error) {
+	seen.closed = make(map[Target]bool)
+	err = s.o.DB.View(func(tx *store.Tx) error {
+		seen.revision = tx.Revision()
 		add := func(t Target) {
+			seen.any = true
 			if found, err := t.load(tx); err == nil && !found.windows.Open(now) {
-				closed[t] = true
+				seen.closed[t] = true
 			}
 		}
 		for _, id := range store.Routes.Entries(tx, "windows", "") {
@@ -293,6 +309,7 @@ func (s *Service) closedAt(now time.Time) (map[Target]bool, error) {
 		}
 		return nil
 	})
+	return seen, err
 }
 
 // tell appends the events of those that have turned. One that was deleted or disabled

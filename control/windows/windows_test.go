@@ -216,27 +216,27 @@ func TestRun(t *testing.T) {
 			}
 			told = len(list)
 		}
-		step(0, 0)
-		step(2*time.Minute-time.Nanosecond, 0)
-		step(time.Nanosecond, 1, `access_window_allowed {"routeId":1}`)
-		step(2*time.Minute, 2, `access_window_denied {"routeId":1}`, `access_window_denied {"peerId":1}`)
-		step(30*time.Second, 2)
+		step(0, 1) // the planes have started at another time
+		step(2*time.Minute-time.Nanosecond, 1)
+		step(time.Nanosecond, 2, `access_window_allowed {"routeId":1}`)
+		step(2*time.Minute, 3, `access_window_denied {"routeId":1}`, `access_window_denied {"peerId":1}`)
+		step(30*time.Second, 3)
 
 		// A change wakes it, also one that takes all windows away.
 		if err := b.Remove(t.Context(), route1, 1); err != nil {
 			t.Fatal(err)
 		}
-		step(0, 3, `route_updated {"routeId":1}`, `access_window_allowed {"routeId":1}`)
+		step(0, 4, `route_updated {"routeId":1}`, `access_window_allowed {"routeId":1}`)
 
 		// What refuses is asked again before the next minute.
 		b.refusing.Store(true)
-		step(31*time.Second, 4)
+		step(31*time.Second, 5)
 		b.refusing.Store(false)
-		step(5*time.Second, 5, `access_window_allowed {"peerId":1}`)
+		step(5*time.Second, 6, `access_window_allowed {"peerId":1}`)
 
 		// Who is disabled meanwhile does not open.
 		b.add(t, peer1, window("block", "Sa 00:06-00:07"))
-		step(time.Minute, 6, `peer_updated {"peerId":1}`, `access_window_denied {"peerId":1}`)
+		step(time.Minute, 8, `peer_updated {"peerId":1}`, `access_window_denied {"peerId":1}`)
 		if err := b.db.Update(t.Context(), func(tx *store.Tx) error {
 			p, err := store.Peers.Get(tx, 1)
 			p.Enabled = false
@@ -244,7 +244,20 @@ func TestRun(t *testing.T) {
 		}); err != nil {
 			t.Fatal(err)
 		}
-		step(time.Hour, 7)
+		step(time.Hour, 9)
+
+		// What others change, they do by a clock that may be another one a moment later.
+		b.add(t, route1, window("allow", always))
+		step(0, 10, `route_updated {"routeId":1}`)
+		if err := b.db.Update(t.Context(), func(tx *store.Tx) error {
+			r, err := store.Routes.Get(tx, 1)
+			r.Domain = "c.example.com"
+			return errors.Join(err, store.Routes.Put(tx, r))
+		}); err != nil {
+			t.Fatal(err)
+		}
+		step(time.Minute, 11)
+		step(time.Hour, 11)
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
