@@ -92,8 +92,8 @@ func TestAccessWindowsFollowTheClock(t *testing.T) {
 	visit(t, v.outside(t), domain, "/").wants(t, "before", 200, "")
 
 	now := time.Now()
-	if now.Second() > 50 {
-		time.Sleep(time.Until(now.Truncate(time.Minute).Add(time.Minute))) // all of it is in one minute
+	if now.Second() > 30 { // what is seen closed has to be seen within this minute, on any machine
+		time.Sleep(time.Until(now.Truncate(time.Minute).Add(time.Minute)))
 		now = time.Now()
 	}
 	next := now.Add(time.Minute)
